@@ -1,0 +1,227 @@
+// swift-tools-version: 6.3
+
+// The architecture diagram of Sluice. Modules are listed by layer, lowest first. A module may use
+// only modules listed above it, and only from the layers its own layer is allowed to see: an
+// upward edge stops every build with a sentence that names it.
+
+import PackageDescription
+
+enum Layer: String {
+    /// C headers of the system, no logic.
+    case foreign
+    /// Pure rules: no I/O, clock, thread, `async` or unsafe code.
+    case core
+    /// The only Swift that is unsafe or calls the kernel.
+    case runtime
+    /// What API clients and suppliers link: builds without Linux, OpenSSL or io_uring.
+    case sdk
+    /// Assembly of the layers below into programs.
+    case product
+    /// `main` and option parsing.
+    case command
+
+    var mayUse: Set<Layer> {
+        switch self {
+        case .foreign: []
+        case .core: [.core]
+        case .runtime: [.foreign, .core, .runtime]
+        case .sdk: [.core, .sdk]
+        case .product: [.core, .runtime, .sdk, .product]
+        case .command: [.core, .runtime, .sdk, .product]
+        }
+    }
+
+    var folder: String {
+        switch self {
+        case .foreign: "Foreign"
+        case .core: "Core"
+        case .runtime: "Runtime"
+        case .sdk: "SDK"
+        case .product: "Product"
+        case .command: "Command"
+        }
+    }
+}
+
+struct Module {
+    let layer: Layer
+    let name: String
+    let uses: [String]
+    let packages: [Target.Dependency]
+    let resources: [Resource]
+
+    init(
+        _ layer: Layer, _ name: String, uses: [String] = [], packages: [Target.Dependency] = [],
+        resources: [Resource] = []
+    ) {
+        self.layer = layer
+        self.name = name
+        self.uses = uses
+        self.packages = packages
+        self.resources = resources
+    }
+}
+
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let asyncHTTPClient = Target.Dependency.product(
+    name: "AsyncHTTPClient", package: "async-http-client")
+let argumentParser = Target.Dependency.product(
+    name: "ArgumentParser", package: "swift-argument-parser")
+
+let modules: [Module] = [
+    Module(.foreign, "CLinuxIO"),
+    Module(.foreign, "COpenSSL"),
+
+    Module(.core, "SluiceWire"),
+    Module(.core, "SluiceSession", uses: ["SluiceWire"]),
+    Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
+    Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+
+    Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
+    Module(.runtime, "LinuxIO", uses: ["CLinuxIO"]),
+    Module(.runtime, "TLSEngine", uses: ["COpenSSL", "ContentArena"]),
+    Module(
+        .runtime, "SecureTransport", uses: ["CLinuxIO", "ContentArena", "LinuxIO", "TLSEngine"]),
+    Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
+
+    Module(
+        .sdk, "SluiceTransport", uses: ["SluiceWire", "SluiceSession"],
+        packages: [nioCore, nioPosix, nioTLS, nioSSL, logging]),
+    Module(
+        .sdk, "SluiceClient", uses: ["SluiceWire", "SluiceSession", "SluiceTransport"],
+        packages: [logging]),
+    Module(
+        .sdk, "SluiceSupplier", uses: ["SluiceWire", "SluiceSession", "SluiceTransport"],
+        packages: [logging]),
+    Module(
+        .sdk, "SluiceTesting",
+        uses: [
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
+            "SluiceTransport", "SluiceClient", "SluiceSupplier",
+        ]),
+
+    Module(.product, "Store", uses: ["SluiceWire", "SluiceRecordFormat"], packages: [grdb]),
+    Module(
+        .product, "Sidecar",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "LinuxIO", "Store"]),
+    Module(
+        .product, "Broker",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "ContentArena", "LinuxIO",
+            "TLSEngine", "SecureTransport", "SharedMemory",
+        ]),
+    Module(
+        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier"],
+        packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
+        resources: [.copy("Resources")]),
+    Module(
+        .product, "Development",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "TLSEngine", "LinuxIO", "Store",
+        ]),
+
+    Module(
+        .command, "sluice-broker", uses: ["Broker"], packages: [argumentParser]),
+    Module(
+        .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
+    Module(
+        .command, "sluice-worker", uses: ["SluiceSupplier", "Worker"],
+        packages: [argumentParser, logging]),
+    Module(
+        .command, "sluice", uses: ["SluiceWire", "SluiceClient", "Store", "Development"],
+        packages: [argumentParser]),
+]
+
+let settings: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// Runtime modules may hand out spans over memory they own.
+let runtimeSettings: [SwiftSetting] = settings + [.enableExperimentalFeature("Lifetimes")]
+
+/// Tests leave strict memory safety off; everything else holds for them too.
+let testSettings: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+func target(at index: Int) -> Target {
+    let module = modules[index]
+    for name in module.uses {
+        guard let used = modules[..<index].first(where: { $0.name == name }) else {
+            fatalError("\(module.name) uses \(name), which is not listed above it")
+        }
+        guard module.layer.mayUse.contains(used.layer) else {
+            fatalError(
+                "\(module.name) (\(module.layer)) must not use \(name) (\(used.layer))")
+        }
+    }
+    let path = "Sources/\(module.layer.folder)/\(module.name)"
+    let uses = module.uses.map { Target.Dependency.target(name: $0) }
+    switch module.layer {
+    case .foreign:
+        let library = module.name == "COpenSSL" ? "openssl" : nil
+        let package = module.name == "COpenSSL" ? "libssl-dev" : "linux-libc-dev"
+        return .systemLibrary(
+            name: module.name, path: path, pkgConfig: library, providers: [.apt([package])])
+    case .command:
+        return .executableTarget(
+            name: module.name, dependencies: uses + module.packages, path: path,
+            swiftSettings: settings)
+    case .core, .runtime, .sdk, .product:
+        return .target(
+            name: module.name, dependencies: uses + module.packages, path: path,
+            resources: module.resources,
+            swiftSettings: module.layer == .runtime ? runtimeSettings : settings)
+    }
+}
+
+func tests(_ name: String, in folder: String, uses: [String], packages: [Target.Dependency] = [])
+    -> Target
+{
+    .testTarget(
+        name: name, dependencies: uses.map { .target(name: $0) } + packages,
+        path: "Tests/\(folder)/\(name)", swiftSettings: testSettings)
+}
+
+let testTargets: [Target] = [
+    tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"])
+]
+
+let package = Package(
+    name: "sluice",
+    platforms: [.macOS(.v15), .iOS(.v18)],
+    products: [
+        .library(name: "SluiceClient", targets: ["SluiceClient"]),
+        .library(name: "SluiceSupplier", targets: ["SluiceSupplier"]),
+        .library(name: "SluiceTesting", targets: ["SluiceTesting"]),
+        .executable(name: "sluice", targets: ["sluice"]),
+        .executable(name: "sluice-broker", targets: ["sluice-broker"]),
+        .executable(name: "sluice-sidecar", targets: ["sluice-sidecar"]),
+        .executable(name: "sluice-worker", targets: ["sluice-worker"]),
+    ],
+    dependencies: [
+        .package(
+            url: "https://github.com/apple/swift-argument-parser", .upToNextMinor(from: "1.8.2")),
+        .package(url: "https://github.com/apple/swift-log", .upToNextMinor(from: "1.16.2")),
+        .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
+        .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
+        .package(url: "https://github.com/groue/GRDB.swift", .upToNextMinor(from: "7.10.0")),
+        .package(
+            url: "https://github.com/swift-server/async-http-client",
+            .upToNextMinor(from: "1.37.0")),
+    ],
+    targets: modules.indices.map { target(at: $0) } + testTargets,
+    swiftLanguageModes: [.v6]
+)

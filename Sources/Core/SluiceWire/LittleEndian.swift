@@ -1,0 +1,110 @@
+// Reading and writing of fixed-width little-endian integers, the only number format on the wire
+// and in Sluice's files.
+
+extension Span<UInt8> {
+    /// The 16-bit number at `offset`; `offset + 2 <= count`.
+    @inlinable
+    package func littleEndian16(at offset: Int) -> UInt16 {
+        precondition(offset >= 0 && offset &+ 2 <= count)
+        return UInt16(self[offset]) | UInt16(self[offset &+ 1]) << 8
+    }
+
+    /// The 32-bit number at `offset`; `offset + 4 <= count`.
+    @inlinable
+    package func littleEndian32(at offset: Int) -> UInt32 {
+        precondition(offset >= 0 && offset &+ 4 <= count)
+        return UInt32(self[offset]) | UInt32(self[offset &+ 1]) << 8
+            | UInt32(self[offset &+ 2]) << 16 | UInt32(self[offset &+ 3]) << 24
+    }
+
+    /// The 64-bit number at `offset`; `offset + 8 <= count`.
+    @inlinable
+    package func littleEndian64(at offset: Int) -> UInt64 {
+        precondition(offset >= 0 && offset &+ 8 <= count)
+        return UInt64(littleEndian32(at: offset))
+            | UInt64(littleEndian32(at: offset &+ 4)) << 32
+    }
+}
+
+extension [UInt8] {
+    /// Appends a 16-bit number.
+    @inlinable
+    package mutating func appendLittleEndian(_ value: UInt16) {
+        append(UInt8(truncatingIfNeeded: value))
+        append(UInt8(truncatingIfNeeded: value >> 8))
+    }
+
+    /// Appends a 32-bit number.
+    @inlinable
+    package mutating func appendLittleEndian(_ value: UInt32) {
+        appendLittleEndian(UInt16(truncatingIfNeeded: value))
+        appendLittleEndian(UInt16(truncatingIfNeeded: value >> 16))
+    }
+
+    /// Appends a 64-bit number.
+    @inlinable
+    package mutating func appendLittleEndian(_ value: UInt64) {
+        appendLittleEndian(UInt32(truncatingIfNeeded: value))
+        appendLittleEndian(UInt32(truncatingIfNeeded: value >> 32))
+    }
+}
+
+/// Reads the fields of a control payload in order. A field that is not whole is `truncated`; the
+/// payload is never read past its end.
+package struct PayloadCursor {
+    /// Offset of the next field, 0…count of the payload.
+    package private(set) var offset = 0
+
+    package init() {}
+
+    package mutating func uint8(_ bytes: Span<UInt8>) throws(WireError) -> UInt8 {
+        let start = try take(1, of: bytes)
+        return bytes[start]
+    }
+
+    package mutating func uint16(_ bytes: Span<UInt8>) throws(WireError) -> UInt16 {
+        let start = try take(2, of: bytes)
+        return bytes.littleEndian16(at: start)
+    }
+
+    package mutating func uint32(_ bytes: Span<UInt8>) throws(WireError) -> UInt32 {
+        let start = try take(4, of: bytes)
+        return bytes.littleEndian32(at: start)
+    }
+
+    package mutating func uint64(_ bytes: Span<UInt8>) throws(WireError) -> UInt64 {
+        let start = try take(8, of: bytes)
+        return bytes.littleEndian64(at: start)
+    }
+
+    /// The place of the next `byteCount` bytes, relative to the start of the payload.
+    package mutating func range(
+        _ byteCount: Int, of bytes: Span<UInt8>
+    ) throws(WireError) -> Range<Int> {
+        let start = try take(byteCount, of: bytes)
+        return start..<start + byteCount
+    }
+
+    /// A number that names a case of a closed table.
+    package mutating func value<Table: RawRepresentable<UInt8>>(
+        _: Table.Type, _ bytes: Span<UInt8>
+    ) throws(WireError) -> Table {
+        guard let value = Table(rawValue: try uint8(bytes)) else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+        return value
+    }
+
+    /// Every byte was read.
+    package func finish(_ bytes: Span<UInt8>) throws(WireError) {
+        guard offset == bytes.count else { throw .malformedPayload(.trailingBytes) }
+    }
+
+    private mutating func take(
+        _ byteCount: Int, of bytes: Span<UInt8>
+    ) throws(WireError) -> Int {
+        guard byteCount <= bytes.count - offset else { throw .malformedPayload(.truncated) }
+        defer { offset += byteCount }
+        return offset
+    }
+}

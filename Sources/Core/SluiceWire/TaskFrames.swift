@@ -1,0 +1,456 @@
+// Frames of one task: SUBMIT, QUEUED, ASSIGN, STARTED, END, CANCEL, CREDIT. BODY and TOKENS have no
+// fields of their own: their payload is content and is never looked at here.
+
+/// What a task carries besides its body and model.
+package struct TaskTerms: Equatable, Sendable {
+    package var operation: TaskOperation
+    package var encoding: PayloadEncoding
+    /// 0…255, higher first among one account's tasks; 128 by default.
+    package var priority: UInt8 = 128
+    package var preference: Preference = .balanced
+    package var bodyBytes: UInt32
+    /// From the arrival of SUBMIT; 0 = the welcome's maximum.
+    package var deadlineMs: UInt32 = 0
+    /// 0 = not limited by the client.
+    package var maxInputTokens: UInt32 = 0
+    package var maxOutputTokens: UInt32 = 0
+    package var maxReasoningTokens: UInt32 = 0
+
+    package init(operation: TaskOperation, encoding: PayloadEncoding, bodyBytes: UInt32) {
+        self.operation = operation
+        self.encoding = encoding
+        self.bodyBytes = bodyBytes
+    }
+}
+
+/// Trace id and parent span of a caller (W3C trace context, without its state).
+package struct TraceContext: Equatable, Sendable {
+    package var traceHigh: UInt64
+    package var traceLow: UInt64
+    package var span: UInt64
+
+    package init(traceHigh: UInt64, traceLow: UInt64, span: UInt64) {
+        self.traceHigh = traceHigh
+        self.traceLow = traceLow
+        self.span = span
+    }
+}
+
+/// Opens a task stream (client → broker).
+///
+///     0 u8 operation  1 u8 encoding  2 u8 priority  3 u8 preference  4 u32 body bytes
+///     8 u32 deadline ms  12 u32 max input  16 u32 max output  20 u32 max reasoning
+///     24 u32 window bytes asked (0 = default)  28 u16 model bytes  30 u16 extension bytes
+///     32 u64 credit limit of the answer  40 u64 budget micro-USD (0 = none)
+///     48 model, extensions, then the first body bytes
+package struct SubmitFrame: Equatable, Sendable {
+    package static let fixedBytes = 48
+
+    package var terms: TaskTerms
+    package var model: ModelName
+    /// Reserve asked for; 0 = default, else 4,096…65,536.
+    package var windowBytes: UInt32 = 0
+    /// Absolute limit of TOKENS bytes (12 + payload each) that the client will take.
+    package var creditLimitBytes: UInt64
+    /// 0 = none.
+    package var budget: MicroUSD = 0
+    package var filters = OfferFilters()
+    /// An idempotency key, place in the payload.
+    package var idempotencyKey: Range<Int>?
+    /// Most copies at once; 1 = no hedging.
+    package var hedgeCopies: UInt8 = 1
+    package var affinityKeys: Int = 0
+    package var trace: TraceContext?
+    /// Place of the first body bytes in the payload; may be empty.
+    package var inlineBody: Range<Int> = 0..<0
+
+    package init(terms: TaskTerms, model: ModelName, creditLimitBytes: UInt64) {
+        self.terms = terms
+        self.model = model
+        self.creditLimitBytes = creditLimitBytes
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        let operation = try cursor.value(TaskOperation.self, bytes)
+        let encoding = try cursor.value(PayloadEncoding.self, bytes)
+        let priority = try cursor.uint8(bytes)
+        let preference = try cursor.value(Preference.self, bytes)
+        terms = TaskTerms(
+            operation: operation, encoding: encoding, bodyBytes: try cursor.uint32(bytes))
+        terms.priority = priority
+        terms.preference = preference
+        terms.deadlineMs = try cursor.uint32(bytes)
+        terms.maxInputTokens = try cursor.uint32(bytes)
+        terms.maxOutputTokens = try cursor.uint32(bytes)
+        terms.maxReasoningTokens = try cursor.uint32(bytes)
+        windowBytes = try cursor.uint32(bytes)
+        let modelBytes = Int(try cursor.uint16(bytes))
+        let extensionBytes = Int(try cursor.uint16(bytes))
+        creditLimitBytes = try cursor.uint64(bytes)
+        let budget = try cursor.uint64(bytes)
+        guard creditLimitBytes <= WireLimits.creditLimitMax, budget <= UInt64(1) << 62 else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+        self.budget = MicroUSD(Int64(budget))
+        let name = try cursor.range(modelBytes, of: bytes)
+        guard let model = ModelName(bytes.extracting(name)) else {
+            throw .malformedPayload(.invalidText)
+        }
+        self.model = model
+        let extensions = try cursor.range(extensionBytes, of: bytes)
+        guard extensionBytes <= WireLimits.extensionBytesMax else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+        try decodeExtensions(extensions, of: bytes)
+        inlineBody = cursor.offset..<bytes.count
+    }
+
+    private mutating func decodeExtensions(
+        _ range: Range<Int>, of bytes: Span<UInt8>
+    ) throws(WireError) {
+        var extensions = ExtensionCursor(range)
+        while let (type, value) = try extensions.next(bytes) {
+            switch type {
+            case ExtensionType.idempotencyKey where (1...64).contains(value.count):
+                idempotencyKey = value
+            case ExtensionType.affinityKeys
+            where value.count % 16 == 0 && (1...WireLimits.affinityKeysMax).contains(
+                value.count / 16):
+                affinityKeys = value.count / 16
+            case ExtensionType.priceCeilings where value.count == 16:
+                filters.inputCeiling = bytes.littleEndian64(at: value.lowerBound)
+                filters.outputCeiling = bytes.littleEndian64(at: value.lowerBound + 8)
+            case ExtensionType.region:
+                guard let region = ShortText(bytes.extracting(value)) else {
+                    throw .malformedPayload(.invalidText)
+                }
+                filters.region = region
+            case ExtensionType.dataPolicy where value.count == 1:
+                guard let policy = DataPolicy(rawValue: bytes[value.lowerBound]) else {
+                    throw .malformedPayload(.valueOutOfRange)
+                }
+                filters.dataPolicy = policy
+            case ExtensionType.supplyTypes where value.count == 1:
+                filters.supplyTypes = SupplyTypeSet(rawValue: bytes[value.lowerBound])
+            case ExtensionType.trace where value.count == 24:
+                trace = TraceContext(
+                    traceHigh: bytes.littleEndian64(at: value.lowerBound),
+                    traceLow: bytes.littleEndian64(at: value.lowerBound + 8),
+                    span: bytes.littleEndian64(at: value.lowerBound + 16))
+            case ExtensionType.hedge where value.count == 1:
+                hedgeCopies = bytes[value.lowerBound]
+            case ExtensionType.idempotencyKey, ExtensionType.affinityKeys,
+                ExtensionType.priceCeilings, ExtensionType.dataPolicy,
+                ExtensionType.supplyTypes, ExtensionType.trace, ExtensionType.hedge:
+                throw .malformedPayload(.badExtension)
+            default:
+                try ExtensionCursor.skipUnknown(type)
+            }
+        }
+    }
+
+    /// The header and the fields before the inline body, for the side that submits; the caller
+    /// appends exactly `inlineBodyBytes` body bytes. `extensions` holds what the caller built.
+    package func encode(
+        stream: StreamID, extensions: ExtensionWriter = ExtensionWriter(), inlineBodyBytes: Int,
+        into bytes: inout [UInt8]
+    ) {
+        FrameHeader(
+            kind: .submit, stream: stream,
+            payloadBytes: Self.fixedBytes + Int(model.byteCount) + extensions.bytes.count
+                + inlineBodyBytes
+        ).encode(into: &bytes)
+        bytes += [
+            terms.operation.rawValue, terms.encoding.rawValue, terms.priority,
+            terms.preference.rawValue,
+        ]
+        bytes.appendLittleEndian(terms.bodyBytes)
+        bytes.appendLittleEndian(terms.deadlineMs)
+        bytes.appendLittleEndian(terms.maxInputTokens)
+        bytes.appendLittleEndian(terms.maxOutputTokens)
+        bytes.appendLittleEndian(terms.maxReasoningTokens)
+        bytes.appendLittleEndian(windowBytes)
+        bytes.appendLittleEndian(UInt16(model.byteCount))
+        bytes.appendLittleEndian(UInt16(extensions.bytes.count))
+        bytes.appendLittleEndian(creditLimitBytes)
+        bytes.appendLittleEndian(UInt64(bitPattern: budget.rawValue))
+        bytes += model.bytes
+        bytes += extensions.bytes
+    }
+}
+
+/// What an offer must satisfy to be eligible for a task.
+package struct OfferFilters: Equatable, Sendable {
+    /// Micro-USD per million input tokens; `.max` = no ceiling.
+    package var inputCeiling: UInt64 = .max
+    /// Micro-USD per million output tokens; `.max` = no ceiling.
+    package var outputCeiling: UInt64 = .max
+    package var region: ShortText?
+    package var dataPolicy: DataPolicy = .unstated
+    package var supplyTypes: SupplyTypeSet = .all
+
+    package init() {}
+}
+
+/// The task is accepted (broker → client), exactly once per accepted task.
+///
+///     0 u64 instance  8 u64 counter  16 u32 reserve bytes  20 u32 position in the queue
+package struct QueuedFrame: Equatable, Sendable {
+    package var task: TaskID
+    package var reserveBytes: UInt32
+    /// Tasks of the model that wait before this one.
+    package var position: UInt32
+
+    package init(task: TaskID, reserveBytes: UInt32, position: UInt32) {
+        self.task = task
+        self.reserveBytes = reserveBytes
+        self.position = position
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        task = TaskID(instance: try cursor.uint64(bytes), counter: try cursor.uint64(bytes))
+        reserveBytes = try cursor.uint32(bytes)
+        position = try cursor.uint32(bytes)
+        try cursor.finish(bytes)
+    }
+
+    package func encode(stream: StreamID, into bytes: inout [UInt8]) {
+        FrameHeader(kind: .queued, stream: stream, payloadBytes: 24).encode(into: &bytes)
+        bytes.appendLittleEndian(task.instance)
+        bytes.appendLittleEndian(task.counter)
+        bytes.appendLittleEndian(reserveBytes)
+        bytes.appendLittleEndian(position)
+    }
+}
+
+/// Opens a task stream at a supplier (broker → supplier).
+///
+///     0 u64 instance  8 u64 counter  16 u8 operation  17 u8 encoding  18 u8 priority  19 u8 0
+///     20 u32 offer  24 u32 body bytes  28 u32 deadline ms left  32 u32 max input
+///     36 u32 max output  40 u32 max reasoning  44 u16 extension bytes  46 u16 0
+///     48 u64 credit limit of the answer  56 extensions, then the first body bytes
+package struct AssignFrame: Equatable, Sendable {
+    package static let fixedBytes = 56
+    /// Body bytes that fit one ASSIGN with a trace.
+    package static let inlineBodyBytesMax = WireLimits.payloadBytesMax - fixedBytes - 28
+
+    package var task: TaskID
+    package var offer: OfferID
+    package var terms: TaskTerms
+    package var creditLimitBytes: UInt64
+    package var trace: TraceContext?
+    /// Place of the first body bytes in the payload; may be empty.
+    package var inlineBody: Range<Int> = 0..<0
+
+    package init(task: TaskID, offer: OfferID, terms: TaskTerms, creditLimitBytes: UInt64) {
+        self.task = task
+        self.offer = offer
+        self.terms = terms
+        self.creditLimitBytes = creditLimitBytes
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        task = TaskID(instance: try cursor.uint64(bytes), counter: try cursor.uint64(bytes))
+        let operation = try cursor.value(TaskOperation.self, bytes)
+        let encoding = try cursor.value(PayloadEncoding.self, bytes)
+        let priority = try cursor.uint8(bytes)
+        _ = try cursor.uint8(bytes)
+        offer = OfferID(try cursor.uint32(bytes))
+        terms = TaskTerms(
+            operation: operation, encoding: encoding, bodyBytes: try cursor.uint32(bytes))
+        terms.priority = priority
+        terms.deadlineMs = try cursor.uint32(bytes)
+        terms.maxInputTokens = try cursor.uint32(bytes)
+        terms.maxOutputTokens = try cursor.uint32(bytes)
+        terms.maxReasoningTokens = try cursor.uint32(bytes)
+        let extensionBytes = Int(try cursor.uint16(bytes))
+        _ = try cursor.uint16(bytes)
+        creditLimitBytes = try cursor.uint64(bytes)
+        guard creditLimitBytes <= WireLimits.creditLimitMax else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+        var extensions = ExtensionCursor(try cursor.range(extensionBytes, of: bytes))
+        while let (type, value) = try extensions.next(bytes) {
+            guard type == ExtensionType.trace, value.count == 24 else {
+                try ExtensionCursor.skipUnknown(type)
+                continue
+            }
+            trace = TraceContext(
+                traceHigh: bytes.littleEndian64(at: value.lowerBound),
+                traceLow: bytes.littleEndian64(at: value.lowerBound + 8),
+                span: bytes.littleEndian64(at: value.lowerBound + 16))
+        }
+        inlineBody = cursor.offset..<bytes.count
+    }
+
+    /// The header and the fields before the inline body; the caller appends exactly
+    /// `inlineBodyBytes` body bytes.
+    package func encode(stream: StreamID, inlineBodyBytes: Int, into bytes: inout [UInt8]) {
+        let extensionBytes = trace == nil ? 0 : 28
+        FrameHeader(
+            kind: .assign, stream: stream,
+            payloadBytes: Self.fixedBytes + extensionBytes + inlineBodyBytes
+        ).encode(into: &bytes)
+        bytes.appendLittleEndian(task.instance)
+        bytes.appendLittleEndian(task.counter)
+        bytes.append(terms.operation.rawValue)
+        bytes.append(terms.encoding.rawValue)
+        bytes.append(terms.priority)
+        bytes.append(0)
+        bytes.appendLittleEndian(offer.rawValue)
+        bytes.appendLittleEndian(terms.bodyBytes)
+        bytes.appendLittleEndian(terms.deadlineMs)
+        bytes.appendLittleEndian(terms.maxInputTokens)
+        bytes.appendLittleEndian(terms.maxOutputTokens)
+        bytes.appendLittleEndian(terms.maxReasoningTokens)
+        bytes.appendLittleEndian(UInt16(extensionBytes))
+        bytes.appendLittleEndian(UInt16(0))
+        bytes.appendLittleEndian(creditLimitBytes)
+        guard let trace else { return }
+        bytes.appendLittleEndian(ExtensionType.trace)
+        bytes.appendLittleEndian(UInt16(24))
+        bytes.appendLittleEndian(trace.traceHigh)
+        bytes.appendLittleEndian(trace.traceLow)
+        bytes.appendLittleEndian(trace.span)
+    }
+}
+
+/// The supplier's engine has read the prompt (supplier → broker, at most once, before END).
+///
+///     0 u32 input tokens  4 u32 cached tokens
+package struct StartedFrame: Equatable, Sendable {
+    package var inputTokens: UInt32
+    package var cachedTokens: UInt32
+
+    package init(inputTokens: UInt32, cachedTokens: UInt32) {
+        self.inputTokens = inputTokens
+        self.cachedTokens = cachedTokens
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        inputTokens = try cursor.uint32(bytes)
+        cachedTokens = try cursor.uint32(bytes)
+        try cursor.finish(bytes)
+        guard cachedTokens <= inputTokens else { throw .malformedPayload(.valueOutOfRange) }
+    }
+
+    package func encode(stream: StreamID, into bytes: inout [UInt8]) {
+        FrameHeader(kind: .started, stream: stream, payloadBytes: 8).encode(into: &bytes)
+        bytes.appendLittleEndian(inputTokens)
+        bytes.appendLittleEndian(cachedTokens)
+    }
+}
+
+/// The last frame of a stream: how it ended and what it used. From a supplier the usage is its
+/// claim; from the broker it is what was recorded, with the cost.
+///
+///     0 u16 code  2 u8 finish reason  3 u8 0  4 u32 input  8 u32 cached  12 u32 output
+///     16 u32 reasoning  20 u32 retry after ms  24 u64 cost micro-USD
+package struct EndFrame: Equatable, Sendable {
+    package var code: WireCode
+    package var finishReason: FinishReason
+    package var usage: Usage
+    /// When a retry can succeed, where `code` says later; 0 = not known.
+    package var retryAfterMs: UInt32
+    package var cost: MicroUSD
+
+    package init(
+        code: WireCode, finishReason: FinishReason = .stop, usage: Usage = Usage(),
+        retryAfterMs: UInt32 = 0, cost: MicroUSD = 0
+    ) {
+        self.code = code
+        self.finishReason = finishReason
+        self.usage = usage
+        self.retryAfterMs = retryAfterMs
+        self.cost = cost
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        code = try cursor.code(bytes)
+        finishReason = try cursor.value(FinishReason.self, bytes)
+        _ = try cursor.uint8(bytes)
+        let input = try cursor.uint32(bytes)
+        let cached = try cursor.uint32(bytes)
+        let output = try cursor.uint32(bytes)
+        let reasoning = try cursor.uint32(bytes)
+        usage = Usage(
+            inputTokens: input, outputTokens: output, cachedTokens: cached,
+            reasoningTokens: reasoning)
+        retryAfterMs = try cursor.uint32(bytes)
+        let cost = try cursor.uint64(bytes)
+        try cursor.finish(bytes)
+        guard code.scope == .stream, cost <= UInt64(1) << 62, cached <= input,
+            reasoning <= output
+        else { throw .malformedPayload(.valueOutOfRange) }
+        self.cost = MicroUSD(Int64(cost))
+    }
+
+    package func encode(stream: StreamID, into bytes: inout [UInt8]) {
+        FrameHeader(kind: .end, stream: stream, payloadBytes: 32).encode(into: &bytes)
+        bytes.appendLittleEndian(code.rawValue)
+        bytes.append(finishReason.rawValue)
+        bytes.append(0)
+        bytes.appendLittleEndian(usage.inputTokens)
+        bytes.appendLittleEndian(usage.cachedTokens)
+        bytes.appendLittleEndian(usage.outputTokens)
+        bytes.appendLittleEndian(usage.reasoningTokens)
+        bytes.appendLittleEndian(retryAfterMs)
+        bytes.appendLittleEndian(UInt64(bitPattern: cost.rawValue))
+    }
+}
+
+/// Stop the task; END still follows from the other side.
+///
+///     0 u16 code  2 u16 0
+package struct CancelFrame: Equatable, Sendable {
+    package var code: WireCode
+
+    package init(code: WireCode) {
+        self.code = code
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        code = try cursor.code(bytes)
+        _ = try cursor.uint16(bytes)
+        try cursor.finish(bytes)
+        guard code.scope == .stream else { throw .malformedPayload(.valueOutOfRange) }
+    }
+
+    package func encode(stream: StreamID, into bytes: inout [UInt8]) {
+        FrameHeader(kind: .cancel, stream: stream, payloadBytes: 4).encode(into: &bytes)
+        bytes.appendLittleEndian(code.rawValue)
+        bytes.appendLittleEndian(UInt16(0))
+    }
+}
+
+/// Absolute limit of the data that flows towards the sender of this frame; on stream 0 the
+/// connection's upload limit. A limit at or below the known one changes nothing.
+///
+///     0 u64 limit
+package struct CreditFrame: Equatable, Sendable {
+    package var limitBytes: UInt64
+
+    package init(limitBytes: UInt64) {
+        self.limitBytes = limitBytes
+    }
+
+    package init(decoding bytes: Span<UInt8>) throws(WireError) {
+        var cursor = PayloadCursor()
+        limitBytes = try cursor.uint64(bytes)
+        try cursor.finish(bytes)
+        guard limitBytes <= WireLimits.creditLimitMax else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+    }
+
+    package func encode(stream: StreamID, into bytes: inout [UInt8]) {
+        FrameHeader(kind: .credit, stream: stream, payloadBytes: 8).encode(into: &bytes)
+        bytes.appendLittleEndian(limitBytes)
+    }
+}
