@@ -115,8 +115,9 @@ package struct SubmitFrame: Equatable, Sendable {
             case ExtensionType.idempotencyKey where (1...64).contains(value.count):
                 idempotencyKey = value
             case ExtensionType.affinityKeys
-            where value.count % 16 == 0 && (1...WireLimits.affinityKeysMax).contains(
-                value.count / 16):
+            where value.count % 16 == 0
+                && (1...WireLimits.affinityKeysMax).contains(
+                    value.count / 16):
                 affinityKeys = value.count / 16
             case ExtensionType.priceCeilings where value.count == 16:
                 filters.inputCeiling = bytes.littleEndian64(at: value.lowerBound)
