@@ -196,7 +196,8 @@ func tests(_ name: String, in folder: String, uses: [String], packages: [Target.
 }
 
 let testTargets: [Target] = [
-    tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"])
+    tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
+    tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
 ]
 
 let package = Package(

@@ -1,0 +1,186 @@
+import SluiceRecordFormat
+import SluiceWire
+import Testing
+
+@Suite struct LayoutTests {
+    @Test func twoInstancesAndTheDirectoryFitAContainer() {
+        let instance =
+            RingLayout.defaultByteCount
+            + TableLayout.byteCount(slots: TableLayout.defaultSlotCount)
+            + StatisticsLayout.defaultByteCount
+        #expect(2 * instance + 16 * 1_024 * 1_024 < 64 * 1_024 * 1_024)
+    }
+
+    @Test func anEmptyRingAlwaysAdmits() {
+        for byteCount in [RingLayout.defaultByteCount, RingLayout.minimumByteCount] {
+            let records = RingLayout.capacity(byteCount: byteCount)
+            let most = JournalReserve.openTasksMax(
+                ringRecords: records, slots: TableLayout.defaultSlotCount)
+            #expect(most > 0)
+            #expect(
+                JournalReserve.admits(freeRecords: records, openTasks: 0, openTasksMax: most))
+            // The last task still finds room for its ENDED and for the closing.
+            #expect(records - most >= most + JournalReserve.slack - 1)
+        }
+    }
+
+    @Test func admissionKeepsRoomForEveryEnd() {
+        #expect(!JournalReserve.admits(freeRecords: 9_999, openTasks: 9, openTasksMax: 9))
+        #expect(JournalReserve.admits(freeRecords: 1_041, openTasks: 8, openTasksMax: 9))
+        #expect(!JournalReserve.admits(freeRecords: 1_040, openTasks: 8, openTasksMax: 9))
+    }
+
+    @Test func statisticsOfNoShardOverlap() {
+        #expect(Counter.allCases.count <= StatisticsLayout.counterCapacity)
+        let last = Histogram.allCases[Histogram.allCases.count - 1]
+        #expect(
+            StatisticsLayout.offset(of: last, bucket: 255, shard: 0) + 8
+                <= StatisticsLayout.offset(of: .connectionsAccepted, shard: 1))
+        #expect(
+            StatisticsLayout.offset(
+                of: last, bucket: 255, shard: StatisticsLayout.shardsMax - 1) + 8
+                <= StatisticsLayout.defaultByteCount)
+    }
+
+    @Test func bucketsNameTheirValuesWithinAnEighth() {
+        var previous = -1
+        for shift in 0..<34 {
+            for step in 0..<16 {
+                let value = UInt64(1) << UInt64(shift) + UInt64(step) << UInt64(max(0, shift - 4))
+                let bucket = HistogramBucket.index(of: value)
+                let lower = HistogramBucket.lowerBound(of: bucket)
+                #expect(lower <= value)
+                #expect(value - lower <= max(lower / 8, 0))
+                #expect(HistogramBucket.index(of: lower) == bucket)
+                if step == 0 {
+                    #expect(bucket > previous)
+                    previous = bucket
+                }
+            }
+        }
+        #expect(HistogramBucket.index(of: .max) == 255)
+        #expect(HistogramBucket.index(of: 0) == 0)
+    }
+
+    @Test func slotWordsLieWhereFilesMdSays() {
+        var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 8, maxInputTokens: 9)
+        slot[.acceptSequence] = 1
+        slot[.endSequence] = 2
+        slot[.endInstance] = 3
+        #expect(bytes(slot.words, 0..<8) == littleEndian(7, 8))
+        #expect(bytes(slot.words, 8..<16) == littleEndian(1, 8))
+        #expect(bytes(slot.words, 16..<24) == littleEndian(2, 8))
+        #expect(bytes(slot.words, 24..<32) == littleEndian(3, 8))
+        #expect(bytes(slot.words, 32..<40) == littleEndian(8, 8))
+        #expect(bytes(slot.words, 112..<120) == littleEndian(.max, 8))
+        #expect(bytes(slot.words, 120..<128) == [0, 0, 0, 0, 9, 0, 0, 0])
+        #expect(OpenTaskSlot.Word.allCases.map(\.rawValue) == Array(0..<16))
+    }
+
+    @Test func aLossBillsWhatWasDelivered() throws {
+        var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1_000, maxInputTokens: 50)
+        slot[.supplier] = 77
+        slot[.dispatch] = OpenTaskSlot.dispatchWord(
+            offerModel: 3, supplyType: .community, dispatches: 2, winReason: 4)
+        slot[.supplierInputPrice] = 1_000_000
+        slot[.supplierOutputPrice] = 2_000_000
+        slot[.consumerInputPrice] = 1_100_000
+        slot[.consumerOutputPrice] = 2_200_000
+        slot[.started] = UInt64(low: 60, high: 55)
+        slot[.delivered] = UInt64(low: 10, high: 4)
+        slot[.deliveredBytes] = 40
+        slot[.ttftUs] = 123
+        let ended = slot.endedAfterLoss(instance: 5, endedAtUs: 3_000)
+        #expect(ended.task == TaskID(instance: 5, counter: 7))
+        #expect(ended.status == .brokerLost)
+        // 60 claimed, 50 allowed.
+        #expect(
+            ended.usage
+                == Usage(
+                    inputTokens: 50, outputTokens: 10, cachedTokens: 50, reasoningTokens: 4))
+        #expect(ended.charge.supplierEarning == 70)
+        #expect(ended.charge.consumerCost == 77)
+        #expect(ended.charge.isBalanced)
+        #expect(ended.durationUs == 2_000)
+        #expect(EndedRecord(ended.record) == ended)
+    }
+
+    @Test func aLossWithoutOutputCostsNothing() {
+        var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1_000, maxInputTokens: 0)
+        slot[.consumerInputPrice] = 5_000_000
+        slot[.started] = UInt64(low: 60, high: 0)
+        let ended = slot.endedAfterLoss(instance: 5, endedAtUs: 900)
+        #expect(ended.charge == .none)
+        #expect(ended.usage == Usage())
+        #expect(ended.ttftUs == nil)
+        #expect(ended.durationUs == 0)
+    }
+
+    @Test func tokensWithoutBytesAreNotBilled() {
+        var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1, maxInputTokens: 0)
+        slot[.delivered] = UInt64(low: 10, high: 0)
+        slot[.deliveredBytes] = 3
+        #expect(slot.endedAfterLoss(instance: 5, endedAtUs: 2).usage.outputTokens == 3)
+    }
+
+    @Test func pricesRoundOnceAndNeverWrap() {
+        let half = TaskPrices(
+            supplierInput: 250_000, supplierOutput: 250_000, consumerInput: 250_000,
+            consumerOutput: 250_000)
+        // 0.25 + 0.25 rounds up once; each alone would round down.
+        #expect(half.charge(inputTokens: 1, outputTokens: 1)?.consumerCost == 1)
+        #expect(half.charge(inputTokens: 1, outputTokens: 0)?.consumerCost == 0)
+        let absurd = TaskPrices(
+            supplierInput: 0, supplierOutput: 0, consumerInput: .max, consumerOutput: 0)
+        #expect(absurd.charge(inputTokens: 2, outputTokens: 0) == nil)
+    }
+}
+
+@Suite struct DirectoryFormatTests {
+    @Test func anEntryRoundTripsWhereFilesMdSays() throws {
+        var entry = DirectoryEntry(
+            digest: Digest256(0x11, 0x22, 0x33, 0x44), account: 0x55, role: .supplier,
+            isRevoked: true, expiresAtMs: 0x66, concurrentTasksMax: 0x77,
+            requestsPerMinuteMax: 0x88, supplier: 0x99)
+        entry.change = 0xAA
+        let words = entry.words
+        #expect(DirectoryEntry(words) == entry)
+        #expect(bytes(words, 0..<4) == [1, 1, 2, 1])
+        #expect(bytes(words, 8..<16) == littleEndian(0xAA, 8))
+        #expect(bytes(words, 16..<24) == littleEndian(0x11, 8))
+        #expect(bytes(words, 40..<48) == littleEndian(0x44, 8))
+        #expect(bytes(words, 48..<64) == littleEndian(0x55, 8) + littleEndian(0x66, 8))
+        #expect(bytes(words, 64..<72) == [0x77, 0, 0, 0, 0x88, 0, 0, 0])
+        #expect(bytes(words, 72..<80) == littleEndian(0x99, 8))
+        var damaged = words
+        damaged[6] ^= 1
+        #expect(DirectoryEntry(damaged) == nil)
+    }
+
+    @Test func validityEndsAtExpiryAndRevocation() {
+        var entry = DirectoryEntry(
+            digest: Digest256(1, 2, 3, 4), account: 1, role: .client, expiresAtMs: 100)
+        #expect(entry.isValid(nowMs: 99))
+        #expect(!entry.isValid(nowMs: 100))
+        entry.expiresAtMs = 0
+        #expect(entry.isValid(nowMs: .max))
+        entry.isRevoked = true
+        #expect(!entry.isValid(nowMs: 0))
+    }
+
+    @Test func rolesAllowOnlyThemselves() {
+        #expect(DirectoryRole.client.allows(.client))
+        #expect(!DirectoryRole.client.allows(.supplier))
+        #expect(!DirectoryRole.supplier.allows(.client))
+        #expect(DirectoryRole.both.allows(.client) && DirectoryRole.both.allows(.supplier))
+    }
+
+    @Test func aFileHeaderRoundTrips() {
+        let header = BlockFileHeader(
+            kind: .directorySnapshot, number: 3, entryCount: 4, lastChange: 5)
+        #expect(BlockFileHeader(header.words) == header)
+        var damaged = header.words
+        damaged[2] += 1
+        #expect(BlockFileHeader(damaged) == nil)
+    }
+}
