@@ -198,6 +198,9 @@ func tests(_ name: String, in folder: String, uses: [String], packages: [Target.
 let testTargets: [Target] = [
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    tests(
+        "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
+        packages: [nioCore, nioPosix, nioHTTP1]),
 ]
 
 let package = Package(
