@@ -1,6 +1,7 @@
 // Frames of stream 0: who the peer is, and whether it is still there.
 
-/// First frame of a connection, from the side that dialled. Nothing else is read before it.
+/// First frame of a connection, from the side that dialled. Nothing else is read before WELCOME
+/// was sent ([H2]).
 ///
 ///     0 u16 oldest version   2 u16 newest version   4 u8 role   5 u8 credential kind
 ///     6 u16 credential bytes 8 u64 body credit      16 u16 extension bytes
@@ -28,7 +29,7 @@ package struct HelloFrame: Equatable, Sendable {
             bodyCreditBytes <= WireLimits.creditLimitMax
         else { throw .malformedPayload(.valueOutOfRange) }
         credential = try cursor.range(credentialBytes, of: bytes)
-        var extensions = ExtensionCursor(try cursor.range(extensionBytes, of: bytes))
+        var extensions = try cursor.extensions(byteCount: extensionBytes, of: bytes)
         try cursor.finish(bytes)
         while let found = try extensions.next(bytes) {
             guard found.type == ExtensionType.agent else {
@@ -64,7 +65,7 @@ package struct HelloFrame: Equatable, Sendable {
     }
 }
 
-/// Answer to HELLO: the connection may be used.
+/// Answer to HELLO: the connection may be used ([H8]).
 ///
 ///     0 u16 version  2 u16 shard  4 u16 shards  6 u16 extension bytes  8 u32 max streams
 ///     12 u32 max body bytes  16 u64 upload limit  24 u64 instance  32 u32 max deadline ms
@@ -82,7 +83,7 @@ package struct WelcomeFrame: Equatable, Sendable {
     package var maxDeadlineMs: UInt32 = WireLimits.deadlineMsMax
     /// A peer that is silent for this long is sent a PING.
     package var keepAliveMs: UInt32
-    /// Brokers of the deployment, `host:port` separated by commas; may be empty.
+    /// Brokers of the deployment, `host:port` separated by commas; 0…1,024 bytes of `0x21…0x7E`.
     package var brokers: [UInt8] = []
 
     package init(
@@ -108,17 +109,23 @@ package struct WelcomeFrame: Equatable, Sendable {
         instance = try cursor.uint64(bytes)
         maxDeadlineMs = try cursor.uint32(bytes)
         keepAliveMs = try cursor.uint32(bytes)
-        var extensions = ExtensionCursor(try cursor.range(extensionBytes, of: bytes))
+        var extensions = try cursor.extensions(byteCount: extensionBytes, of: bytes)
         try cursor.finish(bytes)
-        guard maxStreams >= 1, maxStreams <= WireLimits.streamsMax, shard < shardCount else {
-            throw .malformedPayload(.valueOutOfRange)
-        }
+        guard maxStreams >= 1, maxStreams <= WireLimits.streamsMax, shard < shardCount,
+            keepAliveMs >= 1
+        else { throw .malformedPayload(.valueOutOfRange) }
         while let found = try extensions.next(bytes) {
             guard found.type == ExtensionType.brokers else {
                 try ExtensionCursor.skipUnknown(found.type)
                 continue
             }
+            guard found.value.count <= WireLimits.brokersBytesMax else {
+                throw .malformedPayload(.badExtension)
+            }
             brokers = found.value.map { bytes[$0] }
+            guard brokers.allSatisfy({ (0x21...0x7E).contains($0) }) else {
+                throw .malformedPayload(.invalidText)
+            }
         }
     }
 
@@ -142,7 +149,7 @@ package struct WelcomeFrame: Equatable, Sendable {
     }
 }
 
-/// PING and its PONG: 8 bytes of the asker's choice, returned as they are.
+/// PING and its PONG: 8 bytes of the asker's choice, returned as they are ([L1]).
 package struct PingFrame: Equatable, Sendable {
     package var value: UInt64
 
@@ -162,7 +169,8 @@ package struct PingFrame: Equatable, Sendable {
     }
 }
 
-/// The sender will close: open nothing new; what runs goes on for `graceMs`.
+/// The sender will close: open nothing new; what runs goes on for `graceMs` ([G1]). Its code is
+/// of connection scope ([N1]).
 ///
 ///     0 u16 code  2 u16 0  4 u32 grace ms
 package struct GoAwayFrame: Equatable, Sendable {
@@ -180,6 +188,7 @@ package struct GoAwayFrame: Equatable, Sendable {
         _ = try cursor.uint16(bytes)
         graceMs = try cursor.uint32(bytes)
         try cursor.finish(bytes)
+        guard code.scope == .connection else { throw .malformedPayload(.valueOutOfRange) }
     }
 
     package func encode(into bytes: inout [UInt8]) {
@@ -190,8 +199,8 @@ package struct GoAwayFrame: Equatable, Sendable {
     }
 }
 
-/// The connection is over; the last frame before the sender closes. It names the frame that was
-/// at fault by numbers alone.
+/// The connection is over; the last frame before the sender closes ([L4]). It names the frame that
+/// was at fault by numbers alone ([L6]). Its code is of connection scope ([N1]).
 ///
 ///     0 u16 code  2 u8 kind of the frame at fault  3 u8 0  4 u32 its stream
 package struct ErrorFrame: Equatable, Sendable {
@@ -212,6 +221,7 @@ package struct ErrorFrame: Equatable, Sendable {
         _ = try cursor.uint8(bytes)
         streamAtFault = StreamID(try cursor.uint32(bytes))
         try cursor.finish(bytes)
+        guard code.scope == .connection else { throw .malformedPayload(.valueOutOfRange) }
     }
 
     package func encode(into bytes: inout [UInt8]) {

@@ -1,6 +1,6 @@
 /// Optional fields behind the fixed ones of a control payload: `u16 type, u16 length, value`,
-/// types in rising order, each at most once. A type with the highest bit set is critical: who
-/// does not know it refuses the frame. Others are skipped.
+/// types in rising order, each at most once ([X1]). A type with the highest bit set is critical:
+/// who does not know it refuses the frame ([X2]). Others are skipped.
 package enum ExtensionType {
     /// On any type: refuse what carries it when unknown.
     package static let critical: UInt16 = 0x8000

@@ -26,7 +26,7 @@ package enum FrameKind: UInt8, Sendable, CaseIterable {
 }
 
 /// Bits of a frame's `flags`. A sender sets no other bit; a receiver ignores the others and the
-/// broker clears them when it forwards.
+/// broker clears them when it forwards ([F3]).
 @usableFromInline
 package struct FrameFlags: OptionSet, Hashable, Sendable {
     @usableFromInline package var rawValue: UInt8
@@ -82,7 +82,7 @@ package struct FrameHeader: Hashable, Sendable {
 
     /// Reads the header at `offset` of `bytes`; `offset + 12 <= bytes.count`.
     ///
-    /// Throws `frameTooLarge` from the header alone, before anything is kept for the payload.
+    /// Throws `frameTooLarge` from the header alone, before anything is kept for the payload ([F1]).
     @inlinable
     package init(decoding bytes: Span<UInt8>, at offset: Int = 0) throws(WireError) {
         let first = bytes.littleEndian64(at: offset)
@@ -98,6 +98,9 @@ package struct FrameHeader: Hashable, Sendable {
 
     /// Nil for a kind that this version does not know.
     @inlinable package var kind: FrameKind? { FrameKind(rawValue: rawKind) }
+
+    /// Tokens that this frame counts for: none where it carries an upstream's error body ([K6]).
+    @inlinable package var increment: UInt16 { flags.contains(.error) ? 0 : tokens }
 
     /// Header and payload together, 12…16,384.
     @inlinable package var frameBytes: Int { Self.byteCount &+ Int(payloadBytes) }

@@ -85,6 +85,17 @@ package struct PayloadCursor {
         return start..<start + byteCount
     }
 
+    /// A run of extensions of the length that the payload declares ([X3]).
+    package mutating func extensions(
+        byteCount: Int, of bytes: Span<UInt8>
+    ) throws(WireError) -> ExtensionCursor {
+        let run = try range(byteCount, of: bytes)
+        guard byteCount <= WireLimits.extensionBytesMax else {
+            throw .malformedPayload(.valueOutOfRange)
+        }
+        return ExtensionCursor(run)
+    }
+
     /// A number that names a case of a closed table.
     package mutating func value<Table: RawRepresentable<UInt8>>(
         _: Table.Type, _ bytes: Span<UInt8>

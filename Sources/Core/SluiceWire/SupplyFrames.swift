@@ -24,7 +24,7 @@ public struct TokenPrices: Hashable, Sendable {
     package static let amountMax: Int64 = 1 << 53
 }
 
-/// One model that a supplier serves, with its asking price.
+/// One model that a supplier serves, with its asking price ([S1]…[S3]).
 ///
 ///     0 u32 offer  4 u32 context tokens  8 u64 input  16 u64 cached  24 u64 output
 ///     32 u64 reasoning  40 u8 supply type  41 u8 data policy  42 u8 quantisation
@@ -85,7 +85,7 @@ package struct OfferFrame: Equatable, Sendable {
             throw .malformedPayload(.invalidText)
         }
         self.model = model
-        var extensions = ExtensionCursor(try cursor.range(extensionBytes, of: bytes))
+        var extensions = try cursor.extensions(byteCount: extensionBytes, of: bytes)
         try cursor.finish(bytes)
         while let found = try extensions.next(bytes) {
             guard found.type == ExtensionType.offerRegion else {
@@ -123,7 +123,7 @@ package struct OfferFrame: Equatable, Sendable {
 }
 
 /// Slots: how many streams may be open at once, absolute; per offer, or (offer 0) for the
-/// connection. Both apply. A lower number takes nothing back that runs.
+/// connection. Both apply ([S4], [S5]). A lower number takes nothing back that runs ([S6]).
 ///
 ///     0 u32 offer  4 u32 slots
 package struct GrantFrame: Equatable, Sendable {
@@ -150,7 +150,7 @@ package struct GrantFrame: Equatable, Sendable {
     }
 }
 
-/// The offer is gone; what runs on it goes on.
+/// The offer is gone; what runs on it goes on ([S8]).
 ///
 ///     0 u32 offer
 package struct WithdrawFrame: Equatable, Sendable {

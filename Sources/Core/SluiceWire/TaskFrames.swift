@@ -36,7 +36,7 @@ package struct TraceContext: Equatable, Sendable {
     }
 }
 
-/// Opens a task stream (client → broker).
+/// Opens a task stream (client → broker; section 8).
 ///
 ///     0 u8 operation  1 u8 encoding  2 u8 priority  3 u8 preference  4 u32 body bytes
 ///     8 u32 deadline ms  12 u32 max input  16 u32 max output  20 u32 max reasoning
@@ -98,18 +98,14 @@ package struct SubmitFrame: Equatable, Sendable {
             throw .malformedPayload(.invalidText)
         }
         self.model = model
-        let extensions = try cursor.range(extensionBytes, of: bytes)
-        guard extensionBytes <= WireLimits.extensionBytesMax else {
-            throw .malformedPayload(.valueOutOfRange)
-        }
-        try decodeExtensions(extensions, of: bytes)
+        try decodeExtensions(cursor.extensions(byteCount: extensionBytes, of: bytes), of: bytes)
         inlineBody = cursor.offset..<bytes.count
     }
 
     private mutating func decodeExtensions(
-        _ range: Range<Int>, of bytes: Span<UInt8>
+        _ run: ExtensionCursor, of bytes: Span<UInt8>
     ) throws(WireError) {
-        var extensions = ExtensionCursor(range)
+        var extensions = run
         while let (type, value) = try extensions.next(bytes) {
             switch type {
             case ExtensionType.idempotencyKey where (1...64).contains(value.count):
@@ -134,6 +130,9 @@ package struct SubmitFrame: Equatable, Sendable {
                 filters.dataPolicy = policy
             case ExtensionType.supplyTypes where value.count == 1:
                 filters.supplyTypes = SupplyTypeSet(rawValue: bytes[value.lowerBound])
+                guard !filters.supplyTypes.isEmpty else {
+                    throw .malformedPayload(.valueOutOfRange)
+                }
             case ExtensionType.trace where value.count == 24:
                 trace = TraceContext(
                     traceHigh: bytes.littleEndian64(at: value.lowerBound),
@@ -141,6 +140,7 @@ package struct SubmitFrame: Equatable, Sendable {
                     span: bytes.littleEndian64(at: value.lowerBound + 16))
             case ExtensionType.hedge where value.count == 1:
                 hedgeCopies = bytes[value.lowerBound]
+                guard hedgeCopies >= 1 else { throw .malformedPayload(.valueOutOfRange) }
             case ExtensionType.idempotencyKey, ExtensionType.affinityKeys,
                 ExtensionType.priceCeilings, ExtensionType.dataPolicy,
                 ExtensionType.supplyTypes, ExtensionType.trace, ExtensionType.hedge:
@@ -194,7 +194,7 @@ package struct OfferFilters: Equatable, Sendable {
     package init() {}
 }
 
-/// The task is accepted (broker → client), exactly once per accepted task.
+/// The task is accepted (broker → client), exactly once per accepted task ([Q3]).
 ///
 ///     0 u64 instance  8 u64 counter  16 u32 reserve bytes  20 u32 position in the queue
 package struct QueuedFrame: Equatable, Sendable {
@@ -226,7 +226,7 @@ package struct QueuedFrame: Equatable, Sendable {
     }
 }
 
-/// Opens a task stream at a supplier (broker → supplier).
+/// Opens a task stream at a supplier (broker → supplier; section 10).
 ///
 ///     0 u64 instance  8 u64 counter  16 u8 operation  17 u8 encoding  18 u8 priority  19 u8 0
 ///     20 u32 offer  24 u32 body bytes  28 u32 deadline ms left  32 u32 max input
@@ -270,15 +270,16 @@ package struct AssignFrame: Equatable, Sendable {
         let extensionBytes = Int(try cursor.uint16(bytes))
         _ = try cursor.uint16(bytes)
         creditLimitBytes = try cursor.uint64(bytes)
-        guard creditLimitBytes <= WireLimits.creditLimitMax else {
+        guard offer != .connection, creditLimitBytes <= WireLimits.creditLimitMax else {
             throw .malformedPayload(.valueOutOfRange)
         }
-        var extensions = ExtensionCursor(try cursor.range(extensionBytes, of: bytes))
+        var extensions = try cursor.extensions(byteCount: extensionBytes, of: bytes)
         while let (type, value) = try extensions.next(bytes) {
-            guard type == ExtensionType.trace, value.count == 24 else {
+            guard type == ExtensionType.trace else {
                 try ExtensionCursor.skipUnknown(type)
                 continue
             }
+            guard value.count == 24 else { throw .malformedPayload(.badExtension) }
             trace = TraceContext(
                 traceHigh: bytes.littleEndian64(at: value.lowerBound),
                 traceLow: bytes.littleEndian64(at: value.lowerBound + 8),
@@ -319,7 +320,7 @@ package struct AssignFrame: Equatable, Sendable {
     }
 }
 
-/// The supplier's engine has read the prompt (supplier → broker, at most once, before END).
+/// The supplier's engine has read the prompt (supplier → broker, at most once, before END; [D3]).
 ///
 ///     0 u32 input tokens  4 u32 cached tokens
 package struct StartedFrame: Equatable, Sendable {
@@ -346,8 +347,8 @@ package struct StartedFrame: Equatable, Sendable {
     }
 }
 
-/// The last frame of a stream: how it ended and what it used. From a supplier the usage is its
-/// claim; from the broker it is what was recorded, with the cost.
+/// The last frame of a stream ([E1]): how it ended and what it used. From a supplier the usage is
+/// its claim; from the broker it is what was recorded, with the cost ([E4]).
 ///
 ///     0 u16 code  2 u8 finish reason  3 u8 0  4 u32 input  8 u32 cached  12 u32 output
 ///     16 u32 reasoning  20 u32 retry after ms  24 u64 cost micro-USD
@@ -405,7 +406,8 @@ package struct EndFrame: Equatable, Sendable {
     }
 }
 
-/// Stop the task; END still follows from the other side.
+/// Stop the task; END still follows from the other side ([E1], [E7]). Its code is one of those
+/// that end an accepted task, 32…47 ([N1]).
 ///
 ///     0 u16 code  2 u16 0
 package struct CancelFrame: Equatable, Sendable {
@@ -420,7 +422,7 @@ package struct CancelFrame: Equatable, Sendable {
         code = try cursor.code(bytes)
         _ = try cursor.uint16(bytes)
         try cursor.finish(bytes)
-        guard code.scope == .stream else { throw .malformedPayload(.valueOutOfRange) }
+        guard code.endsAcceptedTask else { throw .malformedPayload(.valueOutOfRange) }
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
@@ -431,7 +433,7 @@ package struct CancelFrame: Equatable, Sendable {
 }
 
 /// Absolute limit of the data that flows towards the sender of this frame; on stream 0 the
-/// connection's upload limit. A limit at or below the known one changes nothing.
+/// connection's upload limit ([C2]). A limit at or below the known one changes nothing ([C3]).
 ///
 ///     0 u64 limit
 package struct CreditFrame: Equatable, Sendable {

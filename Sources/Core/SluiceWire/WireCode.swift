@@ -120,7 +120,11 @@ extension WireCode {
         rawValue >= 1 && rawValue < 32 ? .connection : .stream
     }
 
-    /// True for a task that was never accepted.
+    /// True for the codes that say why an accepted task was ended early: those a CANCEL may carry
+    /// ([N1]).
+    package var endsAcceptedTask: Bool { rawValue >= 32 && rawValue < 48 }
+
+    /// True for a task that was never accepted ([N2]).
     package var isRefusal: Bool { rawValue >= 48 && rawValue < 80 }
 
     /// Whether a retry can help.
@@ -188,8 +192,8 @@ package enum PayloadFault: String, Sendable {
     case valueOutOfRange
     /// Text is not of the allowed form.
     case invalidText
-    /// An extension's length passes the end, or one came twice.
+    /// An extension is cut off, repeated, out of order or of the wrong length ([X1], [X4]).
     case badExtension
-    /// An extension marked critical is not known.
+    /// An extension marked critical is not known ([X2]).
     case unknownCriticalExtension
 }

@@ -38,6 +38,8 @@ package enum WireLimits {
     package static let credentialBytesMax = 512
     /// Longest run of extensions in one control payload.
     package static let extensionBytesMax = 4_096
+    /// Longest list of brokers in WELCOME.
+    package static let brokersBytesMax = 1_024
     /// Affinity keys of one task.
     package static let affinityKeysMax = 8
     /// Offers of one supplier connection.
@@ -47,4 +49,22 @@ package enum WireLimits {
 
     /// A supplier answers CANCEL with END within this time.
     package static let cancelGraceMs: UInt64 = 2_000
+    /// The TLS handshake is complete within this time, in total ([H1]).
+    package static let handshakeMs: UInt64 = 5_000
+    /// HELLO arrives within this time after it ([H1]).
+    package static let helloMs: UInt64 = 5_000
+    /// A reader that takes nothing for this long is cut ([E13]).
+    package static let stalledReaderMs: UInt64 = 30_000
+    /// A body that makes no progress for this long, though there is credit, is refused ([U9]).
+    package static let stalledUploadMs: UInt64 = 30_000
+
+    /// Unproductive frames that a connection may send before it is closed ([L10]).
+    package static let unproductiveFramesMax: UInt32 = 1_000
+    /// What a connection regains of that allowance each second.
+    package static let unproductiveFramesPerSecond: UInt32 = 100
+    /// What it regains with every END.
+    package static let unproductiveFramesPerEnd: UInt32 = 16
+
+    /// Connection's share of reserves above the floor of each slot ([C7]).
+    package static let reservePoolBytes: UInt32 = 1_048_576
 }
