@@ -1,0 +1,78 @@
+import SluiceWire
+
+/// Every limit of one broker process, with the sums that bound its memory.
+///
+///     content memory = bodyArenaBytes + answerArenaBytes + one read of slack
+///     answerArenaBytes ≥ Σ over open tasks (reserve r + one chunk)
+///     control memory ≤ connections × controlBytesMax
+///     reassembly     ≤ connections × one frame (16 KiB), held only while a frame is cut
+package struct BrokerLimits: Sendable {
+    /// Connections of one shard, handshakes included.
+    package var connections = 16_384
+    /// Streams numbered 1…maxStreams on each connection.
+    package var maxStreams: UInt32 = WireLimits.streamsMax
+    /// Largest body of one task.
+    package var maxBodyBytes: UInt32 = WireLimits.bodyBytesMaxDefault
+    /// All bodies that may be reserved at once.
+    package var bodyArenaBytes = 256 * 1_024 * 1_024
+    /// All answer reserves at once: Σ (r + chunk).
+    package var answerArenaBytes = 256 * 1_024 * 1_024
+    /// Body bytes without stream credit that a connection may have sent and not yet seen taken.
+    package var uploadAllowanceBytes: UInt64 = 1_024 * 1_024
+    /// Part of the reserves above the floor that one connection may hold.
+    package var extraPoolBytes: UInt32 = 1_024 * 1_024
+    /// The floor of every reserve.
+    package static let reserveFloorBytes: UInt32 = 4_096
+    /// Unit of the content arena.
+    package static let chunkBytes = 4_096
+
+    /// Tasks that may be open at once (slots of the open-task table).
+    package var openTasks = 65_536
+    /// Tasks that may wait for one model.
+    package var queuedTasksPerModel = 4_096
+    /// Models one supplier identity may introduce.
+    package var modelsPerIdentity = 256
+    /// Models known to one broker.
+    package var models = 4_096
+    /// Offers known to one broker.
+    package var offers = 65_536
+    /// Dispatches of one task: the first and at most two more.
+    package static let dispatchesMax = 3
+
+    /// TLS and HELLO, each.
+    package var handshakeMs: UInt64 = 5_000
+    /// Until the next byte of a body that has credit [U9].
+    package var uploadMs: UInt64 = 30_000
+    /// Silence before a PING, and again before the connection is cut.
+    package var keepAliveMs: UInt64 = 15_000
+    /// Bytes queued and the socket not writable, or a task without client credit.
+    package var stalledMs: UInt64 = 30_000
+    /// From GO-AWAY until running tasks are ended.
+    package var drainMs: UInt64 = 30_000
+    /// A model without any offer for this long refuses instead of queueing.
+    package var absentModelMs: UInt64 = 10_000
+
+    /// Control bytes that may wait for one connection before it is cut.
+    package var controlBytesMax = 256 * 1_024
+    /// Unproductive frames [L10]: how many at once, how many more a second and with every END.
+    package var unproductiveBurst: Int64 = 1_000
+    package var unproductivePerSecond: Int64 = 100
+    package static let unproductivePerEnd: Int64 = 16
+    /// Data of one stream before the next one's turn.
+    package static let quantumBytes = 16_384
+
+    package init() {}
+
+    /// The reserve r of a task: its floor, and what it asks above it as far as the connection's
+    /// extra pool has room.
+    package static func reserve(askedBytes: UInt32, extraPoolFreeBytes: UInt32) -> UInt32 {
+        let asked = askedBytes == 0 ? WireLimits.windowBytesDefault : askedBytes
+        precondition(asked >= WireLimits.windowBytesMin && asked <= WireLimits.windowBytesMax)
+        return reserveFloorBytes + min(asked - reserveFloorBytes, extraPoolFreeBytes)
+    }
+
+    /// Arena bytes that `byteCount` bytes occupy in whole chunks.
+    package static func chunked(_ byteCount: Int) -> Int {
+        (byteCount + chunkBytes - 1) / chunkBytes * chunkBytes
+    }
+}

@@ -1,0 +1,145 @@
+import SluiceRecordFormat
+import SluiceWire
+
+// Offers, grants and slots.
+extension Dispatcher {
+    mutating func offered(
+        _ connection: ConnectionRef, _ frame: OfferFrame, nowUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
+        let index = Int(supplier)
+        guard suppliers[index].offers.count < WireLimits.offersMax,
+            findOffer(supplier, frame.offer) == nil,
+            let model = intern(
+                frame.model, identity: suppliers[index].identity, nowUs: nowUs, out: &out)
+        else {
+            out.messages.append(.refuseConnection(connection, .invalidOffer))
+            return
+        }
+        var offer = Offer()
+        offer.isPresent = true
+        offer.supplier = supplier
+        offer.model = model
+        offer.frame = frame
+        let position: UInt32
+        if let idle = idleOffers.popLast() {
+            position = idle
+            offers[Int(idle)] = offer
+        } else {
+            position = UInt32(offers.count)
+            offers.append(offer)
+        }
+        suppliers[index].offers.append(position)
+        models[Int(model)].offers.append(position)
+        models[Int(model)].absentSinceMs = nil
+    }
+
+    mutating func granted(
+        _ connection: ConnectionRef, _ frame: GrantFrame, nowUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
+        if frame.offer == .connection {
+            suppliers[Int(supplier)].granted = min(frame.slots, limits.maxStreams)
+            return matchAll(of: supplier, nowUs: nowUs, out: &out)
+        }
+        guard let offer = findOffer(supplier, frame.offer) else {
+            out.messages.append(.refuseConnection(connection, .invalidOffer))
+            return
+        }
+        offers[Int(offer)].granted = frame.slots
+        match(model: offers[Int(offer)].model, nowUs: nowUs, out: &out)
+    }
+
+    mutating func withdrawn(
+        _ connection: ConnectionRef, _ frame: WithdrawFrame, nowUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
+        guard let offer = findOffer(supplier, frame.offer) else {
+            out.messages.append(.refuseConnection(connection, .invalidOffer))
+            return
+        }
+        offers[Int(offer)].isWithdrawn = true
+        unlist(offer, nowUs: nowUs)
+        if offers[Int(offer)].inUse == 0 { forget(offer) }
+    }
+
+    /// The supplier drains: none of its offers stands any more.
+    mutating func withdrawnAll(_ connection: ConnectionRef, nowUs: UInt64) {
+        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
+        for offer in suppliers[Int(supplier)].offers where !offers[Int(offer)].isWithdrawn {
+            offers[Int(offer)].isWithdrawn = true
+            unlist(offer, nowUs: nowUs)
+            if offers[Int(offer)].inUse == 0 { forget(offer) }
+        }
+    }
+
+    /// A stream at the supplier is over: its slot is free.
+    mutating func slotFreed(
+        _ connection: ConnectionRef, _ id: OfferID, nowUs: UInt64, out: inout DispatcherOutput
+    ) {
+        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
+        precondition(suppliers[Int(supplier)].inUse > 0, "slot freed twice")
+        suppliers[Int(supplier)].inUse -= 1
+        // A withdrawn offer and a new one may share an id: the one with slots in use is meant.
+        let found = suppliers[Int(supplier)].offers.first { position in
+            offers[Int(position)].frame?.offer == id && offers[Int(position)].inUse > 0
+        }
+        guard let offer = found else {
+            preconditionFailure("freed slot of an unknown offer")
+        }
+        offers[Int(offer)].inUse -= 1
+        if offers[Int(offer)].isWithdrawn, offers[Int(offer)].inUse == 0 { forget(offer) }
+        matchAll(of: supplier, nowUs: nowUs, out: &out)
+    }
+
+    /// Takes the offer of a lost connection out of every list.
+    mutating func removeOffer(_ offer: UInt32, nowUs: UInt64) {
+        if !offers[Int(offer)].isWithdrawn { unlist(offer, nowUs: nowUs) }
+        offers[Int(offer)] = Offer()
+        idleOffers.append(offer)
+    }
+
+    /// No new task is matched to it.
+    private mutating func unlist(_ offer: UInt32, nowUs: UInt64) {
+        let model = Int(offers[Int(offer)].model)
+        models[model].offers.removeAll { $0 == offer }
+        if models[model].offers.isEmpty { models[model].absentSinceMs = nowUs / 1_000 }
+    }
+
+    /// A withdrawn offer whose last stream is over.
+    private mutating func forget(_ offer: UInt32) {
+        suppliers[Int(offers[Int(offer)].supplier)].offers.removeAll { $0 == offer }
+        offers[Int(offer)] = Offer()
+        idleOffers.append(offer)
+    }
+
+    /// The live offer that the supplier calls by this id.
+    private func findOffer(_ supplier: UInt32, _ id: OfferID) -> UInt32? {
+        suppliers[Int(supplier)].offers.first { position in
+            !offers[Int(position)].isWithdrawn && offers[Int(position)].frame?.offer == id
+        }
+    }
+
+    /// The number of a model's name; nil when too many names are known.
+    private mutating func intern(
+        _ name: ModelName, identity: UInt64, nowUs: UInt64, out: inout DispatcherOutput
+    ) -> UInt32? {
+        if let known = modelByName[name] { return known }
+        let introduced = namesByIdentity[identity, default: 0]
+        guard introduced < limits.modelsPerIdentity, models.count < limits.models,
+            journalFreeRecords > 0
+        else { return nil }
+        namesByIdentity[identity] = introduced + 1
+        // Numbers start at 1: 0 means "none" in records.
+        if models.isEmpty { models.append(Model(name: name)) }
+        let model = UInt32(models.count)
+        models.append(Model(name: name))
+        modelByName[name] = model
+        journalFreeRecords -= 1
+        out.journal.append(.name(NameRecord(model: model, name: name)))
+        return model
+    }
+}

@@ -1,0 +1,286 @@
+package import SluiceRecordFormat
+import SluiceWire
+
+/// The one place of a broker process that decides about tasks: who may connect, what is admitted,
+/// which supplier runs what, and how every accepted task ends, exactly once, in the journal.
+///
+/// Pure: requests in, messages and journal writes out, `now` an argument. Owned by one thread.
+/// Tokens never pass through it.
+package struct Dispatcher: ~Copyable {
+    package let limits: BrokerLimits
+    package let instance: UInt64
+    package internal(set) var counters = DispatchCounters()
+
+    /// Credentials by the digest of their secret.
+    var credentials: [Digest256: DirectoryEntry] = [:]
+    /// By shard, then connection index.
+    var peers: [[Peer]] = []
+    var suppliers: [Supplier] = []
+    var idleSuppliers: [UInt32] = []
+    var offers: [Offer] = []
+    var idleOffers: [UInt32] = []
+    var models: [Model] = []
+    var modelByName: [ModelName: UInt32] = [:]
+    var namesByIdentity: [UInt64: Int] = [:]
+
+    var tasks: [DispatchTask] = []
+    var idleTasks: [TaskIndex] = []
+    /// Slots whose ENDED is not published yet.
+    var endedTasks: [TaskIndex] = []
+    var taskCounter: UInt64 = 0
+    /// Tasks accepted and not ended: each has its ENDED reserved in the journal.
+    package internal(set) var openTasks = 0
+    var bodyArenaFreeBytes: Int
+    var answerArenaFreeBytes: Int
+    /// Records the journal can still take, as the shell last said, less what was written since.
+    var journalFreeRecords = 0
+    var openTasksMax: Int
+    var random: SplitMix64
+    var refusals = RefusalLedger()
+
+    /// `openTasksMax` is what ring and table can hold (`JournalReserve`).
+    package init(limits: BrokerLimits, instance: UInt64, openTasksMax: Int, seed: UInt64) {
+        self.limits = limits
+        self.instance = instance
+        self.openTasksMax = min(openTasksMax, limits.openTasks)
+        bodyArenaFreeBytes = limits.bodyArenaBytes
+        answerArenaFreeBytes = limits.answerArenaBytes
+        random = SplitMix64(seed: seed)
+    }
+
+    /// One request of a shard. `wallUs` is microseconds since 1970, for records alone.
+    package mutating func received(
+        _ request: DispatchRequest, nowUs: UInt64, wallUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        switch request {
+        case .authenticate(let connection, let role, let kind, let digest):
+            authenticate(connection, role, kind, digest, wallUs: wallUs, out: &out)
+        case .connectionClosed(let connection):
+            connectionClosed(connection, nowUs: nowUs)
+        case .offer(let connection, let frame):
+            offered(connection, frame, nowUs: nowUs, out: &out)
+        case .grant(let connection, let frame):
+            granted(connection, frame, nowUs: nowUs, out: &out)
+        case .withdraw(let connection, let frame):
+            withdrawn(connection, frame, nowUs: nowUs, out: &out)
+        case .withdrawAll(let connection):
+            withdrawnAll(connection, nowUs: nowUs)
+        case .submit(let submission):
+            submitted(submission, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .bodyComplete(let task, let stream):
+            guard isCurrent(task, stream), tasks[Int(task)].state == .admitted else { return }
+            accept(task, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .abandoned(let task, let stream, let code):
+            abandoned(task, stream, code, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .slotFreed(let connection, let offer):
+            slotFreed(connection, offer, nowUs: nowUs, out: &out)
+        case .redispatch(let task, let stream, let report):
+            redispatch(task, stream, report, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .finished(let stream, let report):
+            guard isCurrent(report.task, stream) else { return }
+            finish(report, nowUs: nowUs, out: &out)
+        }
+    }
+
+    /// How many records the journal can take now. Called once a turn, before the requests.
+    package mutating func journalHasRoom(records: Int) {
+        journalFreeRecords = records
+    }
+
+    /// Everything written so far is published: slots of ended tasks are free again.
+    package mutating func published() {
+        for task in endedTasks {
+            tasks[Int(task)] = DispatchTask()
+            idleTasks.append(task)
+        }
+        endedTasks.removeAll(keepingCapacity: true)
+    }
+
+    /// Time passes: coalesced refusals are written, expired credentials cut.
+    package mutating func advance(nowUs: UInt64, wallUs: UInt64, out: inout DispatcherOutput) {
+        writePendingRefusals(wallUs: wallUs, out: &out)
+        for shard in peers.indices {
+            for index in peers[shard].indices where peers[shard][index].isPresent {
+                let peer = peers[shard][index]
+                guard let entry = credentials[peer.digest],
+                    !entry.isValid(nowMs: wallUs / 1_000)
+                else { continue }
+                out.messages.append(.refuseConnection(peer.reference, .unauthenticated))
+            }
+        }
+    }
+
+    /// A credential was added, changed or revoked. A revoked one ends its connections.
+    package mutating func credentialChanged(
+        _ entry: DirectoryEntry, wallUs: UInt64, out: inout DispatcherOutput
+    ) {
+        credentials[entry.digest] = entry
+        guard !entry.isValid(nowMs: wallUs / 1_000) else { return }
+        for shard in peers.indices {
+            for index in peers[shard].indices
+            where peers[shard][index].isPresent && peers[shard][index].digest == entry.digest {
+                out.messages.append(
+                    .refuseConnection(peers[shard][index].reference, .unauthenticated))
+            }
+        }
+    }
+
+    // MARK: Peers
+
+    private mutating func authenticate(
+        _ connection: ConnectionRef, _ role: PeerRole, _ kind: CredentialKind,
+        _ digest: Digest256, wallUs: UInt64, out: inout DispatcherOutput
+    ) {
+        guard let entry = credentials[digest], entry.isValid(nowMs: wallUs / 1_000) else {
+            out.messages.append(.refuseConnection(connection, .unauthenticated))
+            return
+        }
+        let isRightKind = (kind == .supplierToken) == (role == .supplier)
+        guard entry.role.allows(role), isRightKind else {
+            out.messages.append(.refuseConnection(connection, .forbidden))
+            return
+        }
+        var peer = Peer()
+        peer.isPresent = true
+        peer.reference = connection
+        peer.digest = digest
+        peer.account = entry.account
+        if role == .supplier {
+            peer.supplier = addSupplier(connection, identity: entry.supplier)
+        }
+        setPeer(connection, peer)
+        out.messages.append(.welcome(connection))
+    }
+
+    private mutating func addSupplier(_ connection: ConnectionRef, identity: UInt64) -> UInt32 {
+        var supplier = Supplier()
+        supplier.isPresent = true
+        supplier.connection = connection
+        supplier.identity = identity
+        supplier.granted = limits.maxStreams
+        if let idle = idleSuppliers.popLast() {
+            suppliers[Int(idle)] = supplier
+            return idle
+        }
+        suppliers.append(supplier)
+        return UInt32(suppliers.count - 1)
+    }
+
+    private mutating func connectionClosed(_ connection: ConnectionRef, nowUs: UInt64) {
+        guard let peer = peer(connection) else { return }
+        setPeer(connection, Peer())
+        guard peer.supplier != noIndex else { return }
+        let supplier = Int(peer.supplier)
+        for offer in suppliers[supplier].offers { removeOffer(offer, nowUs: nowUs) }
+        suppliers[supplier] = Supplier()
+        idleSuppliers.append(peer.supplier)
+    }
+
+    func peer(_ connection: ConnectionRef) -> Peer? {
+        let shard = Int(connection.shard)
+        guard shard < peers.count, Int(connection.index) < peers[shard].count else { return nil }
+        let peer = peers[shard][Int(connection.index)]
+        return peer.isPresent && peer.reference == connection ? peer : nil
+    }
+
+    private mutating func setPeer(_ connection: ConnectionRef, _ peer: Peer) {
+        while peers.count <= Int(connection.shard) { peers.append([]) }
+        while peers[Int(connection.shard)].count <= Int(connection.index) {
+            peers[Int(connection.shard)].append(Peer())
+        }
+        peers[Int(connection.shard)][Int(connection.index)] = peer
+    }
+
+    /// The task of this index is still the one that this stream submitted.
+    func isCurrent(_ task: TaskIndex, _ stream: StreamRef) -> Bool {
+        Int(task) < tasks.count && tasks[Int(task)].stream == stream
+            && tasks[Int(task)].state != .idle && tasks[Int(task)].state != .ended
+    }
+}
+
+/// Refusals of one account above 100 a second are written as one record with a count.
+struct RefusalLedger {
+    static let singlesPerSecond: UInt64 = 100
+
+    struct Window {
+        var account: UInt64
+        var second: UInt64 = 0
+        var written: UInt64 = 0
+        var pending: UInt64 = 0
+        var code: WireCode = .invalidRequest
+        var model: UInt32 = 0
+    }
+
+    var windows: [Window] = []
+    var windowByAccount: [UInt64: Int] = [:]
+    /// Positions in `windows` with something pending.
+    var pending: [Int] = []
+}
+
+extension Dispatcher {
+    /// Writes a refusal down, or counts it where there are too many for single records.
+    mutating func recordRefusal(
+        account: UInt64, _ code: WireCode, model: UInt32, wallUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        counters.refused += 1
+        if code == .journalFull { counters.journalFullRefusals += 1 }
+        let position: Int
+        if let known = refusals.windowByAccount[account] {
+            position = known
+        } else {
+            position = refusals.windows.count
+            refusals.windows.append(RefusalLedger.Window(account: account))
+            refusals.windowByAccount[account] = position
+        }
+        let second = wallUs / 1_000_000
+        if refusals.windows[position].second != second {
+            refusals.windows[position].second = second
+            refusals.windows[position].written = 0
+        }
+        guard refusals.windows[position].written < RefusalLedger.singlesPerSecond else {
+            if refusals.windows[position].pending == 0 { refusals.pending.append(position) }
+            refusals.windows[position].pending += 1
+            refusals.windows[position].code = code
+            refusals.windows[position].model = model
+            return
+        }
+        refusals.windows[position].written += 1
+        writeRefusal(account, code, model, count: 1, wallUs: wallUs, out: &out)
+    }
+
+    mutating func writePendingRefusals(wallUs: UInt64, out: inout DispatcherOutput) {
+        for position in refusals.pending {
+            let window = refusals.windows[position]
+            writeRefusal(
+                window.account, window.code, window.model, count: window.pending,
+                wallUs: wallUs, out: &out)
+            refusals.windows[position].pending = 0
+        }
+        refusals.pending.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func writeRefusal(
+        _ account: UInt64, _ code: WireCode, _ model: UInt32, count: UInt64, wallUs: UInt64,
+        out: inout DispatcherOutput
+    ) {
+        // What open tasks need comes first; a refusal is then only counted.
+        guard hasJournalRoom else {
+            counters.refusalsUnwritten += count
+            return
+        }
+        journalFreeRecords -= 1
+        out.journal.append(
+            .refused(
+                RefusedRecord(
+                    account: account, refusedAtUs: wallUs, code: code, model: model,
+                    count: count)))
+    }
+
+    /// Room for one more record beyond what open tasks have reserved.
+    var hasJournalRoom: Bool {
+        JournalReserve.admits(
+            freeRecords: journalFreeRecords, openTasks: openTasks, openTasksMax: openTasksMax)
+    }
+}

@@ -1,0 +1,154 @@
+package import SluiceRecordFormat
+package import SluiceWire
+
+// What shards and dispatcher tell each other. Plain values without references, so that they can
+// cross threads in a ring as they are.
+
+/// A connection of one shard; `generation` tells apart those that used the same index.
+package struct ConnectionRef: Hashable, Sendable {
+    package var shard: UInt16
+    package var index: UInt32
+    package var generation: UInt32
+
+    package init(shard: UInt16, index: UInt32, generation: UInt32) {
+        self.shard = shard
+        self.index = index
+        self.generation = generation
+    }
+}
+
+/// The client's stream of one task at the client's shard.
+package struct StreamRef: Hashable, Sendable {
+    package var shard: UInt16
+    package var index: UInt32
+    package var generation: UInt32
+
+    package init(shard: UInt16, index: UInt32, generation: UInt32) {
+        self.shard = shard
+        self.index = index
+        self.generation = generation
+    }
+}
+
+/// A task at the dispatcher and its slot of the open-task table.
+package typealias TaskIndex = UInt32
+
+/// No task, stream or offer.
+package let noIndex = UInt32.max
+
+/// What a shard knows of a SUBMIT that the dispatcher needs.
+package struct Submission: Sendable {
+    package var stream: StreamRef
+    package var connection: ConnectionRef
+    package var terms: TaskTerms
+    package var model: ModelName
+    package var filters: OfferFilters
+    package var trace: TraceContext?
+    package var reserveBytes: UInt32
+    package var bodyComplete: Bool
+}
+
+/// How a task ended, as its client's shard saw it.
+package struct TaskReport: Sendable {
+    package var task: TaskIndex
+    package var status: TaskStatus
+    package var code: WireCode
+    package var finishReason: FinishReason = .other
+    /// What the supplier claimed in END; nil without one.
+    package var claim: Usage?
+    /// What the supplier said in STARTED; nil without one.
+    package var started: StartedFrame?
+    /// Sealed into the client's connection.
+    package var deliveredTokens: UInt64 = 0
+    package var deliveredReasoningTokens: UInt64 = 0
+    package var deliveredPayloadBytes: UInt64 = 0
+    /// Last body fragment in → first tokens out; nil without output.
+    package var ttftUs: UInt64?
+    /// SUBMIT in → end known.
+    package var durationUs: UInt64 = 0
+}
+
+/// Shard → dispatcher.
+package enum DispatchRequest: Sendable {
+    case authenticate(ConnectionRef, PeerRole, CredentialKind, Digest256)
+    case connectionClosed(ConnectionRef)
+    case offer(ConnectionRef, OfferFrame)
+    case grant(ConnectionRef, GrantFrame)
+    case withdraw(ConnectionRef, WithdrawFrame)
+    /// GO-AWAY of a supplier [G4].
+    case withdrawAll(ConnectionRef)
+    case submit(Submission)
+    /// The body of an admitted task is whole.
+    case bodyComplete(TaskIndex, StreamRef)
+    /// The submission ended before it was accepted.
+    case abandoned(TaskIndex, StreamRef, WireCode)
+    /// The supplier's stream of the task is over: its slot is free again.
+    case slotFreed(ConnectionRef, OfferID)
+    /// The supplier did not do the task and nothing was forwarded: find another.
+    case redispatch(TaskIndex, StreamRef, TaskReport)
+    /// The end of an accepted task is known; write it down and release END.
+    case finished(StreamRef, TaskReport)
+}
+
+/// Dispatcher → shard.
+package enum ShardMessage: Sendable {
+    case welcome(ConnectionRef)
+    /// Send ERROR and close.
+    case refuseConnection(ConnectionRef, WireCode)
+    /// The body is reserved; the rest of it may come.
+    case admitted(StreamRef, TaskIndex)
+    /// Accepted: QUEUED goes out.
+    case accepted(StreamRef, TaskIndex, TaskID, position: UInt32)
+    /// Not accepted: END goes out and the stream is free.
+    case refused(StreamRef, WireCode, retryAfterMs: UInt32)
+    /// Open a stream at this supplier for this task.
+    case assign(StreamRef, ConnectionRef, OfferID, TaskID)
+    /// The record is written: END goes out and the stream is free.
+    case end(StreamRef, EndFrame)
+}
+
+/// What a dispatcher call leaves to be done, in order.
+package struct DispatcherOutput: ~Copyable {
+    package var messages: [ShardMessage] = []
+    package var journal: [JournalAction] = []
+
+    package init() {}
+}
+
+/// Writes of the dispatcher to the instance files. The tail is published before any message of
+/// the same turn goes out.
+package enum JournalAction: Sendable {
+    /// Append the record, then fill the table slot with it and the record's sequence.
+    case accepted(slot: TaskIndex, AcceptedRecord)
+    /// Name the chosen supplier in the slot.
+    case assigned(slot: TaskIndex, Assignment)
+    /// Note the record's sequence in the slot, then append it.
+    case ended(slot: TaskIndex, EndedRecord)
+    /// A new chance for the task at another supplier: what the last one reported counts no more.
+    case returned(slot: TaskIndex)
+    case refused(RefusedRecord)
+    case name(NameRecord)
+}
+
+/// Who runs a task now, as the open-task slot keeps it.
+package struct Assignment: Sendable {
+    package var supplier: UInt64
+    package var offerModel: UInt32
+    package var supplyType: SupplyType
+    package var dispatches: UInt8
+    package var winReason: WinReason
+    package var queueUs: UInt32
+    package var prices: TaskPrices
+}
+
+/// Why an offer was chosen: kept with every record (`winReason` in `Protocol/Files.md`).
+package enum WinReason: UInt8, Sendable {
+    /// Never dispatched.
+    case none = 0
+    /// No other offer was eligible.
+    case onlyEligible = 1
+    /// It had the smallest part of its slots in use.
+    case leastLoaded = 2
+    /// Equal to others in everything; chosen by turn.
+    case turn = 3
+}

@@ -1,0 +1,234 @@
+import SluiceRecordFormat
+import SluiceWire
+
+// Where the two ends of a task meet: how answers, losses, deadlines and cancels end it. The first
+// end that the client's shard sees wins.
+extension ShardMachine {
+    /// The supplier's END: the answer's queued frames go out first, or the task goes elsewhere.
+    mutating func answerEnded(
+        _ client: UInt32, _ frame: EndFrame, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        let index = Int(client)
+        let isForwarded = clients[index].enqueuedBytes > 0
+        if frame.code != .completed, frame.code.retry != .never, !isForwarded {
+            return giveBack(client, claim: frame, nowUs: nowUs, out: &out)
+        }
+        let status: TaskStatus = frame.code == .completed ? .completed : .supplierFailed
+        let code: WireCode =
+            switch frame.code {
+            case .completed: .completed
+            case .upstreamRefused: .upstreamRefused
+            default: .supplierFailed
+            }
+        clients[index].ending = ClientStream.Ending(
+            status: status, code: code, finishReason: frame.finishReason, claim: frame.usage)
+        drainAnswer(client, nowUs: nowUs, out: &out)
+    }
+
+    /// The supplier is gone while it had the task.
+    mutating func supplierLost(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        let index = Int(client)
+        guard clients[index].sealedBytes > 0 else {
+            dropQueued(client, out: &out)
+            return giveBack(client, claim: nil, nowUs: nowUs, out: &out)
+        }
+        clients[index].ending = ClientStream.Ending(status: .supplierLost, code: .supplierLost)
+        drainAnswer(client, nowUs: nowUs, out: &out)
+    }
+
+    /// What is queued goes out, then the end is reported.
+    private mutating func drainAnswer(
+        _ client: UInt32, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        clients[Int(client)].phase = .draining
+        guard clients[Int(client)].queuedBytes == 0 else { return }
+        report(client, nowUs: nowUs, out: &out)
+    }
+
+    /// Nothing of an answer left: another supplier may try. The dispatcher decides whether.
+    mutating func giveBack(
+        _ client: UInt32, claim: EndFrame?, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        let index = Int(client)
+        clients[index].phase = .queued
+        clients[index].enqueuedBytes = 0
+        clients[index].sealedBytes = 0
+        clients[index].started = nil
+        clients[index].starvedSinceMs = nil
+        unready(client: client)
+        let code: WireCode =
+            switch claim?.code {
+            case nil: .supplierLost
+            case .declined: .declined
+            default: .supplierFailed
+            }
+        var report = TaskReport(
+            task: clients[index].task,
+            status: claim == nil ? .supplierLost : .supplierFailed, code: code)
+        report.durationUs = nowUs - clients[index].submittedUs
+        out.requests.append(.redispatch(report.task, reference(ofStream: client), report))
+    }
+
+    /// Ends a task before its answer did: cancel, deadline, loss of the client, drain. Nothing
+    /// more is forwarded. A supplier that has it is told, and waited for.
+    mutating func endEarly(
+        _ client: UInt32, status: TaskStatus, code: WireCode, nowUs: UInt64,
+        out: inout ShardOutput
+    ) {
+        let index = Int(client)
+        switch clients[index].phase {
+        case .idle, .cancelling, .finishing:
+            return
+        case .uploading:
+            abandon(client, code == .deadlineExceeded ? .uploadTimeout : code, out: &out)
+        case .queued:
+            clients[index].ending = ClientStream.Ending(status: status, code: code)
+            report(client, nowUs: nowUs, out: &out)
+        case .draining:
+            dropQueued(client, out: &out)
+            unready(client: client)
+            let claim = clients[index].ending?.claim
+            clients[index].ending = ClientStream.Ending(
+                status: status, code: code, claim: claim)
+            report(client, nowUs: nowUs, out: &out)
+        case .running:
+            dropQueued(client, out: &out)
+            unready(client: client)
+            clients[index].ending = ClientStream.Ending(status: status, code: code)
+            cancelSupplier(client, code: code, nowUs: nowUs, out: &out)
+        }
+    }
+
+    private mutating func cancelSupplier(
+        _ client: UInt32, code: WireCode, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        let bound = clients[Int(client)].supplier
+        let slot = Int(bound)
+        guard suppliers[slot].isAssignSent else {
+            // It never heard of the task: no CANCEL, no END.
+            out.requests.append(
+                .slotFreed(reference(suppliers[slot].connection), suppliers[slot].offer))
+            releaseSupplier(bound)
+            clients[Int(client)].supplier = noIndex
+            return report(client, nowUs: nowUs, out: &out)
+        }
+        suppliers[slot].phase = .cancelled
+        unready(supplier: bound)
+        send(
+            .cancel(suppliers[slot].id, CancelFrame(code: code)),
+            on: suppliers[slot].connection, out: &out)
+        // Sending may have cut the supplier's connection; its streams end when it is closed.
+        clients[Int(client)].phase = .cancelling
+        streamTimers.schedule(client, atMs: nowUs / 1_000 + WireLimits.cancelGraceMs)
+    }
+
+    /// The supplier did not answer CANCEL in time: the task ends with what is known, the
+    /// supplier's slot stays taken until its END comes.
+    private mutating func quarantine(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        let bound = clients[Int(client)].supplier
+        suppliers[Int(bound)].phase = .quarantined
+        suppliers[Int(bound)].client = noIndex
+        clients[Int(client)].supplier = noIndex
+        counters.quarantinedSlots += 1
+        report(client, nowUs: nowUs, out: &out)
+    }
+
+    /// The end is final: the dispatcher writes it down and releases END.
+    mutating func report(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        let index = Int(client)
+        precondition(clients[index].supplier == noIndex, "reported with a supplier bound")
+        guard let ending = clients[index].ending else {
+            preconditionFailure("reported without an ending")
+        }
+        clients[index].phase = .finishing
+        streamTimers.cancel(client)
+        var report = TaskReport(
+            task: clients[index].task, status: ending.status, code: ending.code)
+        report.finishReason = ending.finishReason
+        report.claim = ending.claim
+        report.started = clients[index].started
+        report.deliveredTokens = clients[index].deliveredTokens
+        report.deliveredReasoningTokens = clients[index].deliveredReasoningTokens
+        report.deliveredPayloadBytes = clients[index].deliveredPayloadBytes
+        report.ttftUs = clients[index].ttftUs
+        report.durationUs = nowUs - clients[index].submittedUs
+        out.requests.append(.finished(reference(ofStream: client), report))
+    }
+
+    // MARK: Credit
+
+    /// Tells the supplier its new limit: at once when the client's own limit binds, else when it
+    /// has grown by half the reserve.
+    mutating func refreshSupplierLimit(_ client: UInt32, out: inout ShardOutput) {
+        let index = Int(client)
+        let bound = clients[index].supplier
+        guard bound != noIndex, suppliers[Int(bound)].phase == .running,
+            suppliers[Int(bound)].isAssignSent
+        else { return }
+        let limit = clients[index].supplierLimitBytes
+        let sent = suppliers[Int(bound)].limitSentBytes
+        guard limit > sent else { return }
+        let isClientBound = limit == clients[index].clientLimitBytes
+        guard isClientBound || limit - sent >= UInt64(clients[index].reserveBytes) / 2 else {
+            return
+        }
+        suppliers[Int(bound)].limitSentBytes = limit
+        send(
+            .credit(suppliers[Int(bound)].id, CreditFrame(limitBytes: limit)),
+            on: suppliers[Int(bound)].connection, out: &out)
+    }
+
+    /// Notes since when the client's credit has been too short for a frame.
+    mutating func refreshStarvation(_ client: UInt32, nowMs: UInt64) {
+        let index = Int(client)
+        let isShort =
+            clients[index].clientLimitBytes
+            < clients[index].enqueuedBytes + WireLimits.usefulCreditBytes
+        guard clients[index].phase == .running, isShort else {
+            clients[index].starvedSinceMs = nil
+            return
+        }
+        guard clients[index].starvedSinceMs == nil else { return }
+        clients[index].starvedSinceMs = nowMs
+        streamTimers.schedule(
+            client, atMs: min(clients[index].deadlineMs, nowMs + limits.stalledMs))
+    }
+
+    // MARK: Time
+
+    mutating func streamExpired(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        let index = Int(client)
+        let nowMs = nowUs / 1_000
+        switch clients[index].phase {
+        case .idle, .finishing:
+            return
+        case .uploading:
+            abandon(client, .uploadTimeout, out: &out)
+        case .cancelling:
+            quarantine(client, nowUs: nowUs, out: &out)
+        case .queued, .running, .draining:
+            if nowMs >= clients[index].deadlineMs {
+                return endEarly(
+                    client, status: .deadlineExceeded, code: .deadlineExceeded, nowUs: nowUs,
+                    out: &out)
+            }
+            if let since = clients[index].starvedSinceMs {
+                guard nowMs < since + limits.stalledMs else {
+                    counters.stalledReaders += 1
+                    return endEarly(
+                        client, status: .cancelled, code: .stalled, nowUs: nowUs, out: &out)
+                }
+                streamTimers.schedule(
+                    client, atMs: min(clients[index].deadlineMs, since + limits.stalledMs))
+            } else {
+                streamTimers.schedule(client, atMs: clients[index].deadlineMs)
+            }
+        }
+    }
+
+    /// The drain's time is over.
+    mutating func drained(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        guard clients[Int(client)].phase != .idle else { return }
+        endEarly(client, status: .drained, code: .drained, nowUs: nowUs, out: &out)
+    }
+}

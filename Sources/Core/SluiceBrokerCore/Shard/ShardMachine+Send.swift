@@ -1,0 +1,210 @@
+import SluiceWire
+
+// What goes out next on a connection: control first (the shell's control queue), then data, one
+// stream after the other.
+extension ShardMachine {
+    /// The next data of the connection that fits `spaceBytes`, or nil when there is none.
+    package mutating func nextSegment(
+        _ connection: UInt32, spaceBytes: Int, nowUs: UInt64, out: inout ShardOutput
+    ) -> SendSegment? {
+        let slot = Int(connection)
+        guard connections[slot].phase == .open else { return nil }
+        while connections[slot].ready.head != noIndex {
+            let head = connections[slot].ready.head
+            switch connections[slot].role {
+            case .client:
+                guard spaceBytes >= FrameHeader.byteCount else { return .needsSpace }
+                return .tokens(
+                    stream: head, atMostBytes: min(spaceBytes, BrokerLimits.quantumBytes))
+            case .supplier:
+                guard
+                    let segment = supplierSegment(head, spaceBytes: spaceBytes, nowUs: nowUs)
+                else {
+                    unready(supplier: head)
+                    continue
+                }
+                return segment
+            }
+        }
+        return nil
+    }
+
+    /// What a `.tokens` segment moved. The stream goes to the end of the line, or its end is
+    /// reported when the answer is over and all of it has gone out.
+    package mutating func sealedTokens(
+        _ stream: UInt32, _ sealed: SealedTokens, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        let index = Int(stream)
+        precondition(UInt64(sealed.bytes) <= clients[index].queuedBytes, "sealed too much")
+        clients[index].sealedBytes += UInt64(sealed.bytes)
+        clients[index].deliveredTokens += sealed.tokens
+        clients[index].deliveredReasoningTokens += sealed.reasoningTokens
+        clients[index].deliveredPayloadBytes += UInt64(sealed.payloadBytes)
+        counters.tokensDelivered &+= sealed.tokens
+        counters.answerBytesDelivered &+= UInt64(sealed.payloadBytes)
+        let task = clients[index].task
+        if sealed.tokens > 0, clients[index].ttftUs == nil {
+            let ttftUs = nowUs - clients[index].bodyCompleteUs
+            clients[index].ttftUs = ttftUs
+            out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
+        }
+        out.actions.append(
+            .delivered(
+                slot: task, tokens: clients[index].deliveredTokens,
+                reasoningTokens: clients[index].deliveredReasoningTokens,
+                payloadBytes: clients[index].deliveredPayloadBytes))
+        unready(client: stream)
+        dropBodyWhenUnneeded(stream, out: &out)
+        guard clients[index].queuedBytes == 0 else {
+            makeReady(client: stream, out: &out)
+            return refreshSupplierLimit(stream, out: &out)
+        }
+        if clients[index].phase == .draining {
+            report(stream, nowUs: nowUs, out: &out)
+        } else {
+            refreshSupplierLimit(stream, out: &out)
+        }
+    }
+
+    private mutating func supplierSegment(
+        _ bound: UInt32, spaceBytes: Int, nowUs: UInt64
+    ) -> SendSegment? {
+        let slot = Int(bound)
+        let client = suppliers[slot].client
+        guard suppliers[slot].phase == .running, client != noIndex else { return nil }
+        guard suppliers[slot].isAssignSent else {
+            return assignSegment(bound, client: client, spaceBytes: spaceBytes, nowUs: nowUs)
+        }
+        let sendable = bodyBytesSendable(bound)
+        let offset = Int(suppliers[slot].sentBodyBytes)
+        let left = Int(clients[Int(client)].terms.bodyBytes) - offset
+        guard sendable > 0, sendable == left || sendable >= WireLimits.bodyFrameBytesMin else {
+            return nil
+        }
+        let space = min(spaceBytes, BrokerLimits.quantumBytes) - FrameHeader.byteCount
+        let count = min(sendable, space)
+        guard count == left || count >= WireLimits.bodyFrameBytesMin else { return .needsSpace }
+        suppliers[slot].sentBodyBytes += UInt32(count)
+        rotate(supplier: bound)
+        return .body(suppliers[slot].id, client: client, offset: offset, count: count)
+    }
+
+    private mutating func assignSegment(
+        _ bound: UInt32, client: UInt32, spaceBytes: Int, nowUs: UInt64
+    ) -> SendSegment? {
+        let slot = Int(bound)
+        let index = Int(client)
+        let fixed = FrameHeader.byteCount + AssignFrame.fixedBytes + 28
+        guard spaceBytes >= fixed + WireLimits.bodyFrameBytesMin else { return .needsSpace }
+        let nowMs = nowUs / 1_000
+        var terms = clients[index].terms
+        let deadlineMs = clients[index].deadlineMs
+        terms.deadlineMs = UInt32(max(1, deadlineMs - min(deadlineMs - 1, nowMs)))
+        let limit = clients[index].supplierLimitBytes
+        var frame = AssignFrame(
+            task: clients[index].taskID, offer: suppliers[slot].offer, terms: terms,
+            creditLimitBytes: limit)
+        frame.trace = clients[index].trace
+        let inline = min(bodyBytesSendable(bound), spaceBytes - fixed)
+        suppliers[slot].isAssignSent = true
+        suppliers[slot].limitSentBytes = limit
+        suppliers[slot].sentBodyBytes = UInt32(inline)
+        rotate(supplier: bound)
+        return .assign(suppliers[slot].id, frame, client: client, bodyBytes: inline)
+    }
+
+    /// A body is needed until its first answer byte was forwarded and its last byte sent.
+    private mutating func dropBodyWhenUnneeded(_ stream: UInt32, out: inout ShardOutput) {
+        let index = Int(stream)
+        guard clients[index].holdsBody, clients[index].sealedBytes > 0 else { return }
+        let bound = clients[index].supplier
+        if bound != noIndex,
+            suppliers[Int(bound)].sentBodyBytes < clients[index].terms.bodyBytes
+        {
+            return
+        }
+        clients[index].holdsBody = false
+        out.actions.append(.dropBody(stream: stream))
+    }
+
+    // MARK: Ready lists
+
+    mutating func makeReady(client stream: UInt32, out: inout ShardOutput) {
+        let index = Int(stream)
+        let connection = clients[index].connection
+        guard connection != noIndex, !clients[index].isReady else { return }
+        clients[index].isReady = true
+        clients[index].nextReady = noIndex
+        let slot = Int(connection)
+        if connections[slot].ready.tail == noIndex {
+            connections[slot].ready.head = stream
+        } else {
+            clients[Int(connections[slot].ready.tail)].nextReady = stream
+        }
+        connections[slot].ready.tail = stream
+        markDirty(connection, out: &out)
+    }
+
+    mutating func makeReady(supplier bound: UInt32, out: inout ShardOutput) {
+        guard !suppliers[Int(bound)].isReady else { return }
+        appendReady(supplier: bound)
+        markDirty(suppliers[Int(bound)].connection, out: &out)
+    }
+
+    private mutating func appendReady(supplier bound: UInt32) {
+        suppliers[Int(bound)].isReady = true
+        suppliers[Int(bound)].nextReady = noIndex
+        let slot = Int(suppliers[Int(bound)].connection)
+        if connections[slot].ready.tail == noIndex {
+            connections[slot].ready.head = bound
+        } else {
+            suppliers[Int(connections[slot].ready.tail)].nextReady = bound
+        }
+        connections[slot].ready.tail = bound
+    }
+
+    /// To the end of the line; leaves it when there is nothing more to send.
+    private mutating func rotate(supplier bound: UInt32) {
+        unready(supplier: bound)
+        if bodyBytesSendable(bound) > 0 { appendReady(supplier: bound) }
+    }
+
+    mutating func unready(client stream: UInt32) {
+        guard clients[Int(stream)].isReady else { return }
+        clients[Int(stream)].isReady = false
+        let slot = Int(clients[Int(stream)].connection)
+        var before = noIndex
+        var current = connections[slot].ready.head
+        // Nearly always the head: only an early end takes a stream out of the middle.
+        while current != stream {
+            before = current
+            current = clients[Int(current)].nextReady
+        }
+        let after = clients[Int(stream)].nextReady
+        if before == noIndex {
+            connections[slot].ready.head = after
+        } else {
+            clients[Int(before)].nextReady = after
+        }
+        if connections[slot].ready.tail == stream { connections[slot].ready.tail = before }
+    }
+
+    mutating func unready(supplier bound: UInt32) {
+        guard suppliers[Int(bound)].isReady else { return }
+        suppliers[Int(bound)].isReady = false
+        let slot = Int(suppliers[Int(bound)].connection)
+        var before = noIndex
+        var current = connections[slot].ready.head
+        while current != bound {
+            before = current
+            current = suppliers[Int(current)].nextReady
+        }
+        let after = suppliers[Int(bound)].nextReady
+        if before == noIndex {
+            connections[slot].ready.head = after
+        } else {
+            suppliers[Int(before)].nextReady = after
+        }
+        if connections[slot].ready.tail == bound { connections[slot].ready.tail = before }
+    }
+}

@@ -1,0 +1,322 @@
+package import SluiceWire
+
+/// One broker core as a pure machine: the connections it owns, their streams and their credit.
+///
+/// The shell calls one method per event and performs the orders in `ShardOutput` in order. Time is
+/// an argument (monotonic microseconds). Owned by one thread. A client's and a supplier's end of a
+/// task meet only in `Relay.swift`.
+package struct ShardMachine: ~Copyable {
+    package let limits: BrokerLimits
+    package let index: UInt16
+    /// Identity of the broker process, told in WELCOME.
+    package let instance: UInt64
+    package internal(set) var counters = ShardCounters()
+
+    var connections: [Connection]
+    var clients: [ClientStream] = []
+    var suppliers: [SupplierStream] = []
+    var idleClients: [UInt32] = []
+    var idleSuppliers: [UInt32] = []
+    /// Deadlines of connections (by index) and of client streams (by index).
+    var connectionTimers: TimerWheel
+    var streamTimers: TimerWheel
+    var expired: [UInt32] = []
+    /// GO-AWAY was sent; no new task is taken.
+    package internal(set) var isDraining = false
+    var drainDeadlineMs: UInt64 = .max
+    /// Client streams that are not idle.
+    package internal(set) var openTasks = 0
+
+    package init(limits: BrokerLimits, index: UInt16, instance: UInt64, nowUs: UInt64) {
+        self.limits = limits
+        self.index = index
+        self.instance = instance
+        connections = [Connection](repeating: Connection(), count: limits.connections)
+        connectionTimers = TimerWheel(nowMs: nowUs / 1_000)
+        streamTimers = TimerWheel(nowMs: nowUs / 1_000)
+    }
+
+    // MARK: Connections
+
+    /// TCP is up. `connection` is below `limits.connections` and closed.
+    package mutating func opened(_ connection: UInt32, nowUs: UInt64) {
+        let slot = Int(connection)
+        precondition(connections[slot].phase == .closed, "connection is in use")
+        let generation = connections[slot].generation &+ 1
+        connections[slot] = Connection()
+        connections[slot].generation = generation
+        connections[slot].phase = .handshaking
+        connections[slot].lastReceivedMs = nowUs / 1_000
+        connections[slot].unproductive.reset(limits: limits, nowMs: nowUs / 1_000)
+        connectionTimers.schedule(connection, atMs: nowUs / 1_000 + limits.handshakeMs)
+        counters.connectionsAccepted += 1
+    }
+
+    /// TLS is up; HELLO must follow in time.
+    package mutating func established(_ connection: UInt32, nowUs: UInt64) {
+        precondition(connections[Int(connection)].phase == .handshaking)
+        connections[Int(connection)].phase = .awaitingHello
+        connectionTimers.schedule(connection, atMs: nowUs / 1_000 + limits.handshakeMs)
+    }
+
+    /// The credential that `authenticate` asked for, as its digest.
+    package mutating func credential(
+        _ connection: UInt32, kind: CredentialKind, digest: Digest256, out: inout ShardOutput
+    ) {
+        guard connections[Int(connection)].phase == .authenticating else { return }
+        out.requests.append(
+            .authenticate(reference(connection), connections[Int(connection)].role, kind, digest))
+    }
+
+    /// The connection is gone, whoever ended it. Its index is free after this.
+    package mutating func closed(_ connection: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        let slot = Int(connection)
+        guard connections[slot].phase != .closed else { return }
+        connectionTimers.cancel(connection)
+        connections[slot].phase = .closing
+        let role = connections[slot].role
+        out.requests.append(.connectionClosed(reference(connection)))
+        // From the list's own copy: ending a stream changes the slots.
+        let taken = connections[slot].slots.filter { $0 != noIndex }
+        for stream in taken {
+            switch role {
+            case .client: clientLost(stream, nowUs: nowUs, out: &out)
+            case .supplier: supplierStreamLost(stream, nowUs: nowUs, out: &out)
+            }
+        }
+        let generation = connections[slot].generation
+        connections[slot] = Connection()
+        connections[slot].generation = generation
+    }
+
+    /// What WELCOME says on this connection.
+    package func welcome(_ connection: UInt32) -> WelcomeFrame {
+        WelcomeFrame(
+            maxStreams: limits.maxStreams, maxBodyBytes: limits.maxBodyBytes,
+            uploadLimitBytes: limits.uploadAllowanceBytes, instance: instance,
+            keepAliveMs: UInt32(limits.keepAliveMs))
+    }
+
+    /// Stop taking tasks; what runs has `limits.drainMs` to end.
+    package mutating func drain(nowUs: UInt64, out: inout ShardOutput) {
+        guard !isDraining else { return }
+        isDraining = true
+        drainDeadlineMs = nowUs / 1_000 + limits.drainMs
+        let frame = GoAwayFrame(code: .shuttingDown, graceMs: UInt32(limits.drainMs))
+        for connection in connections.indices where connections[connection].phase == .open {
+            send(.goAway(frame), on: UInt32(connection), out: &out)
+        }
+    }
+
+    /// The peer broke a rule: ERROR is its last frame.
+    mutating func fail(
+        _ connection: UInt32, _ code: WireCode, header: FrameHeader? = nil,
+        out: inout ShardOutput
+    ) {
+        guard connections[Int(connection)].phase != .closing else { return }
+        counters.protocolErrors += 1
+        cut(connection, code, header: header, out: &out)
+    }
+
+    /// ERROR, then close once it is sent.
+    mutating func cut(
+        _ connection: UInt32, _ code: WireCode, header: FrameHeader? = nil,
+        out: inout ShardOutput
+    ) {
+        guard connections[Int(connection)].phase != .closing else { return }
+        counters.connectionsCut += 1
+        let frame = ErrorFrame(
+            code: code, kindAtFault: header?.rawKind ?? 0,
+            streamAtFault: header?.stream ?? .connection)
+        out.actions.append(.send(connection: connection, .error(frame)))
+        connections[Int(connection)].phase = .closing
+        connectionTimers.cancel(connection)
+        out.actions.append(.close(connection: connection, afterSending: true))
+    }
+
+    func reference(_ connection: UInt32) -> ConnectionRef {
+        ConnectionRef(
+            shard: index, index: connection,
+            generation: connections[Int(connection)].generation)
+    }
+
+    /// True while `reference` names the connection that is there now.
+    func isCurrent(_ reference: ConnectionRef) -> Bool {
+        let connection = connections[Int(reference.index)]
+        return connection.generation == reference.generation && connection.phase != .closed
+            && connection.phase != .closing
+    }
+
+    // MARK: Sending
+
+    /// Queues a control frame. A peer that lets too many pile up is cut.
+    mutating func send(
+        _ frame: ControlFrame, on connection: UInt32, out: inout ShardOutput
+    ) {
+        let slot = Int(connection)
+        guard connections[slot].phase == .open else { return }
+        connections[slot].controlBytes += frame.frameBytes
+        guard connections[slot].controlBytes <= limits.controlBytesMax else {
+            counters.stalledReaders += 1
+            out.actions.append(.close(connection: connection, afterSending: false))
+            connections[slot].phase = .closing
+            return
+        }
+        out.actions.append(.send(connection: connection, frame))
+        markDirty(connection, out: &out)
+    }
+
+    mutating func markDirty(_ connection: UInt32, out: inout ShardOutput) {
+        guard !connections[Int(connection)].isDirty else { return }
+        connections[Int(connection)].isDirty = true
+        out.dirty.append(connection)
+    }
+
+    /// The shell took the connection from the dirty list.
+    package mutating func clearDirty(_ connection: UInt32) {
+        connections[Int(connection)].isDirty = false
+    }
+
+    /// A send was done. True when there is more that waits for the socket.
+    package mutating func sendProgressed(_ connection: UInt32, nowUs: UInt64) -> Bool {
+        let slot = Int(connection)
+        guard hasWaiting(connection) else {
+            connections[slot].waitingSinceMs = nil
+            return false
+        }
+        connections[slot].waitingSinceMs = nowUs / 1_000
+        return true
+    }
+
+    /// The shell could not seal all there is: the socket is full.
+    package mutating func sendBlocked(_ connection: UInt32, nowUs: UInt64) {
+        let slot = Int(connection)
+        guard connections[slot].waitingSinceMs == nil, connections[slot].phase == .open else {
+            return
+        }
+        connections[slot].waitingSinceMs = nowUs / 1_000
+        connectionTimers.schedule(connection, atMs: connectionDueMs(connection))
+    }
+
+    package func hasWaiting(_ connection: UInt32) -> Bool {
+        connections[Int(connection)].controlBytes > 0
+            || !connections[Int(connection)].ready.isEmpty
+    }
+
+    /// `byteCount` control bytes were sealed.
+    package mutating func sealedControl(_ connection: UInt32, byteCount: Int) {
+        let left = connections[Int(connection)].controlBytes - byteCount
+        // ERROR and WELCOME are not counted when they are queued.
+        connections[Int(connection)].controlBytes = max(0, left)
+    }
+
+    // MARK: Time
+
+    /// Runs every deadline that has passed.
+    package mutating func advance(nowUs: UInt64, out: inout ShardOutput) {
+        let nowMs = nowUs / 1_000
+        expired.removeAll(keepingCapacity: true)
+        connectionTimers.expire(nowMs: nowMs, into: &expired)
+        for position in expired.indices {
+            connectionExpired(expired[position], nowMs: nowMs, out: &out)
+        }
+        expired.removeAll(keepingCapacity: true)
+        streamTimers.expire(nowMs: nowMs, into: &expired)
+        for position in expired.indices {
+            streamExpired(expired[position], nowUs: nowUs, out: &out)
+        }
+        guard nowMs >= drainDeadlineMs else { return }
+        drainDeadlineMs = .max
+        for stream in clients.indices { drained(UInt32(stream), nowUs: nowUs, out: &out) }
+    }
+
+    private mutating func connectionExpired(
+        _ connection: UInt32, nowMs: UInt64, out: inout ShardOutput
+    ) {
+        let slot = Int(connection)
+        switch connections[slot].phase {
+        case .closed, .closing:
+            return
+        case .handshaking:
+            counters.connectionsCut += 1
+            connections[slot].phase = .closing
+            out.actions.append(.close(connection: connection, afterSending: false))
+        case .awaitingHello, .authenticating:
+            cut(connection, .handshakeTimeout, out: &out)
+        case .open:
+            if let since = connections[slot].waitingSinceMs, nowMs >= since + limits.stalledMs {
+                counters.stalledReaders += 1
+                connections[slot].phase = .closing
+                out.actions.append(.close(connection: connection, afterSending: false))
+                return
+            }
+            let silentMs = nowMs - min(nowMs, connections[slot].lastReceivedMs)
+            if silentMs >= 2 * limits.keepAliveMs, connections[slot].pingOutstanding {
+                cut(connection, .keepAliveTimeout, out: &out)
+                return
+            }
+            if silentMs >= limits.keepAliveMs, !connections[slot].pingOutstanding {
+                connections[slot].pingOutstanding = true
+                send(.ping(PingFrame(value: nowMs)), on: connection, out: &out)
+            }
+            let dueMs = max(connectionDueMs(connection), nowMs + 1)
+            connectionTimers.schedule(connection, atMs: dueMs)
+        }
+    }
+
+    /// When an open connection must next be looked at.
+    private func connectionDueMs(_ connection: UInt32) -> UInt64 {
+        let state = connections[Int(connection)]
+        let silence = state.lastReceivedMs + limits.keepAliveMs * (state.pingOutstanding ? 2 : 1)
+        guard let since = state.waitingSinceMs else { return silence }
+        return min(silence, since + limits.stalledMs)
+    }
+
+    // MARK: Dispatcher
+
+    /// A message of the dispatcher. Those for a connection or stream that is gone are answered so
+    /// that the dispatcher's books stay right, or dropped where there is nothing left to do.
+    package mutating func received(
+        _ message: ShardMessage, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        switch message {
+        case .welcome(let connection):
+            guard isCurrent(connection) else { return }
+            connections[Int(connection.index)].phase = .open
+            connections[Int(connection.index)].uploadLimitBytes = limits.uploadAllowanceBytes
+            connections[Int(connection.index)].uploadLimitSentBytes = limits.uploadAllowanceBytes
+            connections[Int(connection.index)].extraPoolFreeBytes = limits.extraPoolBytes
+            out.actions.append(.welcome(connection: connection.index))
+            markDirty(connection.index, out: &out)
+            connectionTimers.schedule(
+                connection.index, atMs: nowUs / 1_000 + limits.keepAliveMs)
+            guard isDraining else { return }
+            let frame = GoAwayFrame(code: .shuttingDown, graceMs: UInt32(limits.drainMs))
+            send(.goAway(frame), on: connection.index, out: &out)
+        case .refuseConnection(let connection, let code):
+            guard isCurrent(connection) else { return }
+            cut(connection.index, code, out: &out)
+        case .admitted(let stream, let task):
+            admitted(stream, task, out: &out)
+        case .accepted(let stream, let task, let taskID, let position):
+            accepted(stream, task, taskID, position: position, nowUs: nowUs, out: &out)
+        case .refused(let stream, let code, let retryAfterMs):
+            guard isCurrent(stream) else { return }
+            refuse(stream.index, code, retryAfterMs: retryAfterMs, out: &out)
+        case .assign(let stream, let supplier, let offer, let taskID):
+            assign(stream, to: supplier, offer, taskID, nowUs: nowUs, out: &out)
+        case .end(let stream, let frame):
+            guard isCurrent(stream) else { return }
+            finishStream(stream.index, frame, out: &out)
+        }
+    }
+
+    func isCurrent(_ reference: StreamRef) -> Bool {
+        let stream = clients[Int(reference.index)]
+        return stream.generation == reference.generation && stream.phase != .idle
+    }
+
+    func reference(ofStream stream: UInt32) -> StreamRef {
+        StreamRef(shard: index, index: stream, generation: clients[Int(stream)].generation)
+    }
+}

@@ -1,0 +1,61 @@
+import SluiceRecordFormat
+package import SluiceWire
+
+/// One order of a shard to its shell. Ranges are places in the span that the call was given.
+package enum ShardAction {
+    /// Append the frame to the connection's control queue.
+    case send(connection: UInt32, ControlFrame)
+    /// Append WELCOME (see `ShardMachine.welcome`) to the connection's control queue.
+    case welcome(connection: UInt32)
+    /// Hash the credential at `start`, wipe it, and answer with `credential`.
+    case authenticate(connection: UInt32, start: UInt32, count: UInt32, kind: CredentialKind)
+    /// Append these bytes to the body of the client stream.
+    case storeBody(stream: UInt32, start: UInt32, count: UInt32)
+    /// Zero and release the body of the client stream.
+    case dropBody(stream: UInt32)
+    /// Append a frame with this header and payload to the TOKENS queue of the client stream.
+    case enqueueTokens(
+        stream: UInt32, headerWord: UInt64, streamID: UInt32, start: UInt32, count: UInt32)
+    /// Zero and release the TOKENS queue of the client stream.
+    case dropTokens(stream: UInt32)
+    /// Write to the open-task slot what has now been delivered in all.
+    case delivered(slot: TaskIndex, tokens: UInt64, reasoningTokens: UInt64, payloadBytes: UInt64)
+    /// Write the time to first token to the open-task slot.
+    case firstOutput(slot: TaskIndex, ttftUs: UInt64)
+    /// Write the prompt's size to the open-task slot.
+    case started(slot: TaskIndex, StartedFrame)
+    /// Close the connection, with what is queued sent first or not.
+    case close(connection: UInt32, afterSending: Bool)
+}
+
+/// What a shard call leaves to be done, in order.
+package struct ShardOutput: ~Copyable {
+    package var actions: [ShardAction] = []
+    package var requests: [DispatchRequest] = []
+    /// Connections that have something to send since the list was last taken.
+    package var dirty: [UInt32] = []
+
+    package init() {
+        actions.reserveCapacity(1_024)
+        requests.reserveCapacity(256)
+        dirty.reserveCapacity(256)
+    }
+}
+
+/// Counters of one shard since its start; the shell copies them to the statistics page.
+package struct ShardCounters: Equatable, Sendable {
+    package var connectionsAccepted: UInt64 = 0
+    package var connectionsCut: UInt64 = 0
+    package var framesReceived: UInt64 = 0
+    package var tokenFramesRelayed: UInt64 = 0
+    package var tokensDelivered: UInt64 = 0
+    package var answerBytesDelivered: UInt64 = 0
+    package var bodyBytesReceived: UInt64 = 0
+    package var lateFrames: UInt64 = 0
+    package var discardedTokenFrames: UInt64 = 0
+    package var protocolErrors: UInt64 = 0
+    package var stalledReaders: UInt64 = 0
+    package var quarantinedSlots: UInt64 = 0
+
+    package init() {}
+}

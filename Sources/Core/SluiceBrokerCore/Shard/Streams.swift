@@ -1,0 +1,137 @@
+import SluiceRecordFormat
+package import SluiceWire
+
+/// One task at its client's shard: upload, answer and end.
+package struct ClientStream {
+    package enum Phase: UInt8 {
+        /// The entry is free.
+        case idle
+        /// The body is arriving; the dispatcher has not accepted.
+        case uploading
+        /// Accepted; waits for a supplier.
+        case queued
+        /// A supplier has it.
+        case running
+        /// The supplier's END came; queued TOKENS go out first.
+        case draining
+        /// The end is decided, but the supplier has not answered CANCEL.
+        case cancelling
+        /// The end was reported; the dispatcher writes it down.
+        case finishing
+    }
+
+    package internal(set) var phase: Phase = .idle
+    package internal(set) var generation: UInt32 = 0
+    /// `noIndex` once the client's connection is gone.
+    var connection: UInt32 = noIndex
+    var id = StreamID.connection
+    /// Known once admitted.
+    var task: TaskIndex = noIndex
+    var taskID = TaskID(instance: 0, counter: 0)
+    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
+    var trace: TraceContext?
+
+    var receivedBodyBytes: UInt32 = 0
+    /// The dispatcher reserved the body: bytes above the free ones may come.
+    var isAdmitted = false
+    /// The shell still holds body bytes of this stream.
+    var holdsBody = false
+
+    /// Absolute limit of the answer in bytes, as the client gave it.
+    var clientLimitBytes: UInt64 = 0
+    var reserveBytes: UInt32 = 0
+    /// TOKENS bytes (12 + payload) put into the queue and sealed; since the last dispatch.
+    var enqueuedBytes: UInt64 = 0
+    var sealedBytes: UInt64 = 0
+    var deliveredTokens: UInt64 = 0
+    var deliveredReasoningTokens: UInt64 = 0
+    var deliveredPayloadBytes: UInt64 = 0
+
+    /// The supplier's stream, while there is one.
+    var supplier: UInt32 = noIndex
+    var started: StartedFrame?
+    /// How it will end, once that is known.
+    var ending: Ending?
+
+    var submittedUs: UInt64 = 0
+    var bodyCompleteUs: UInt64 = 0
+    var ttftUs: UInt64?
+    var deadlineMs: UInt64 = 0
+    /// The client's credit has been short since then.
+    var starvedSinceMs: UInt64?
+
+    var nextReady = noIndex
+    var isReady = false
+
+    struct Ending {
+        var status: TaskStatus
+        var code: WireCode
+        var finishReason: FinishReason = .other
+        var claim: Usage?
+    }
+
+    var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
+
+    /// What the supplier may send in all: never more than the client takes, never more than the
+    /// reserve beyond what left towards the client.
+    var supplierLimitBytes: UInt64 { min(clientLimitBytes, sealedBytes + UInt64(reserveBytes)) }
+}
+
+/// One task at its supplier's shard.
+package struct SupplierStream {
+    package enum Phase: UInt8 {
+        case idle
+        /// ASSIGN or body bytes are still to be sent, or the answer is running.
+        case running
+        /// CANCEL went out; what still comes is discarded.
+        case cancelled
+        /// END did not come in time; the slot stays taken until it does.
+        case quarantined
+    }
+
+    package internal(set) var phase: Phase = .idle
+    package internal(set) var generation: UInt32 = 0
+    var connection: UInt32 = noIndex
+    var id = StreamID.connection
+    var offer = OfferID.connection
+    /// The client's stream; `noIndex` once it is over.
+    var client: UInt32 = noIndex
+    var isAssignSent = false
+    /// TOKENS bytes received, and the limit that was sent.
+    var receivedBytes: UInt64 = 0
+    var limitSentBytes: UInt64 = 0
+    /// Body bytes sent, and the supplier's limit.
+    var sentBodyBytes: UInt32 = 0
+    var bodyLimitBytes: UInt64 = 0
+
+    var nextReady = noIndex
+    var isReady = false
+}
+
+/// What goes out next on a connection, chosen by the shard, moved by the shell.
+package enum SendSegment {
+    /// Move whole TOKENS frames of this client stream's queue, at most `atMostBytes`, and report
+    /// them with `sealedTokens`. None fits: seal what there is and ask again.
+    case tokens(stream: UInt32, atMostBytes: Int)
+    /// Write this ASSIGN with `bodyBytes` of the body of client stream `client` from its start.
+    case assign(StreamID, AssignFrame, client: UInt32, bodyBytes: Int)
+    /// Write a BODY frame with `count` bytes of the body of client stream `client` from `offset`.
+    case body(StreamID, client: UInt32, offset: Int, count: Int)
+    /// The next frame does not fit `spaceBytes`: seal what there is and ask again.
+    case needsSpace
+}
+
+/// What `takeFrames` moved out of a queue of TOKENS frames.
+package struct SealedTokens: Equatable, Sendable {
+    package var bytes: Int
+    package var payloadBytes: Int
+    package var tokens: UInt64
+    package var reasoningTokens: UInt64
+
+    package init(bytes: Int, payloadBytes: Int, tokens: UInt64, reasoningTokens: UInt64) {
+        self.bytes = bytes
+        self.payloadBytes = payloadBytes
+        self.tokens = tokens
+        self.reasoningTokens = reasoningTokens
+    }
+}
