@@ -1,8 +1,8 @@
 // Where things lie in the three files of an instance. All numbers are little-endian.
 
-/// First bytes of every instance file: magic, layout version, instance.
+/// First bytes of every instance file.
 ///
-///     0 u64 magic  8 u32 layout version  12 u32 header bytes  16 u64 instance
+///     0 u64 magic  8 u64 layout version  16 u64 instance  24 u64 capacity
 package enum FileHeader {
     /// Each file begins with a header of one page.
     package static let byteCount = 4_096
@@ -10,6 +10,8 @@ package enum FileHeader {
     package static let magicOffset = 0
     package static let versionOffset = 8
     package static let instanceOffset = 16
+    /// Records of a ring, slots of a table, shard blocks of a statistics page.
+    package static let capacityOffset = 24
 }
 
 /// The journal ring: one header page, then records. Record n lies in place (n - 1) mod capacity.
@@ -19,8 +21,8 @@ package enum FileHeader {
 package enum RingLayout {
     /// "SLCRING1".
     package static let magic: UInt64 = 0x3147_4E49_5243_4C53
-    /// u64: number of records in the ring.
-    package static let capacityOffset = 24
+    /// u64: position among the instances of the run directory, in the order they were made.
+    package static let startNumberOffset = 32
     /// u64: sequence of the last published record.
     @inlinable package static var tailOffset: Int { 128 }
     /// u64: sequence of the last record that the reader has made durable and released.
@@ -43,8 +45,6 @@ package enum RingLayout {
 package enum TableLayout {
     /// "SLCTABL1".
     package static let magic: UInt64 = 0x314C_4241_5443_4C53
-    /// u64: number of slots.
-    package static let capacityOffset = 24
     package static let defaultSlotCount = 65_536
 
     package static func byteCount(slots: Int) -> Int {
@@ -104,8 +104,6 @@ package enum Histogram: Int, CaseIterable, Sendable {
 package enum StatisticsLayout {
     /// "SLCSTAT1".
     package static let magic: UInt64 = 0x3154_4154_5343_4C53
-    /// u64: number of shard blocks.
-    package static let capacityOffset = 24
     package static let defaultByteCount = 1_024 * 1_024
     /// Of the header block and of each shard's block.
     @inlinable package static var blockByteCount: Int { 16_384 }
