@@ -3,7 +3,7 @@ import SluiceWire
 /// Every limit of one broker process, with the sums that bound its memory.
 ///
 ///     content memory = bodyArenaBytes + answerArenaBytes + one read of slack
-///     answerArenaBytes ≥ Σ over open tasks (reserve r + one chunk)
+///     answerArenaBytes ≥ Σ over open tasks (reserve r in whole chunks + one chunk)
 ///     control memory ≤ connections × controlBytesMax
 ///     reassembly     ≤ connections × one frame (16 KiB), held only while a frame is cut
 package struct BrokerLimits: Sendable {
@@ -69,6 +69,12 @@ package struct BrokerLimits: Sendable {
         let asked = askedBytes == 0 ? WireLimits.windowBytesDefault : askedBytes
         precondition(asked >= WireLimits.windowBytesMin && asked <= WireLimits.windowBytesMax)
         return reserveFloorBytes + min(asked - reserveFloorBytes, extraPoolFreeBytes)
+    }
+
+    /// Arena bytes of an answer queue that never holds more than r: whole chunks, and one more
+    /// because its first may be partly used up.
+    package static func answerArenaBytes(reserveBytes: UInt32) -> Int {
+        chunked(Int(reserveBytes)) + chunkBytes
     }
 
     /// Arena bytes that `byteCount` bytes occupy in whole chunks.

@@ -124,8 +124,6 @@ package enum JournalAction: Sendable {
     case assigned(slot: TaskIndex, Assignment)
     /// Note the record's sequence in the slot, then append it.
     case ended(slot: TaskIndex, EndedRecord)
-    /// A new chance for the task at another supplier: what the last one reported counts no more.
-    case returned(slot: TaskIndex)
     case refused(RefusedRecord)
     case name(NameRecord)
 }

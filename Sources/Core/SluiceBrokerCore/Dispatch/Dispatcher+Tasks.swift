@@ -53,7 +53,7 @@ extension Dispatcher {
         if BrokerLimits.chunked(Int(submission.terms.bodyBytes)) > bodyArenaFreeBytes {
             return (.bodyArenaFull, jittered(1_000))
         }
-        let answerBytes = Int(submission.reserveBytes) + BrokerLimits.chunkBytes
+        let answerBytes = BrokerLimits.answerArenaBytes(reserveBytes: submission.reserveBytes)
         if answerBytes > answerArenaFreeBytes { return (.queueFull, jittered(1_000)) }
         return nil
     }
@@ -77,7 +77,8 @@ extension Dispatcher {
         task.trace = submission.trace
         task.model = model
         task.bodyArenaBytes = BrokerLimits.chunked(Int(submission.terms.bodyBytes))
-        task.answerArenaBytes = Int(submission.reserveBytes) + BrokerLimits.chunkBytes
+        task.answerArenaBytes = BrokerLimits.answerArenaBytes(
+            reserveBytes: submission.reserveBytes)
         bodyArenaFreeBytes -= task.bodyArenaBytes
         answerArenaFreeBytes -= task.answerArenaBytes
         openTasks += 1
@@ -287,7 +288,6 @@ extension Dispatcher {
             return finish(report, nowUs: nowUs, out: &out)
         }
         counters.dispatchedAgain += 1
-        out.journal.append(.returned(slot: task))
         enqueue(task, atFront: true)
         match(model: model, nowUs: nowUs, out: &out)
     }

@@ -49,10 +49,7 @@ extension ShardMachine {
             out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
         }
         out.actions.append(
-            .delivered(
-                slot: task, tokens: clients[index].deliveredTokens,
-                reasoningTokens: clients[index].deliveredReasoningTokens,
-                payloadBytes: clients[index].deliveredPayloadBytes))
+            .delivered(slot: task, sealed))
         unready(client: stream)
         dropBodyWhenUnneeded(stream, out: &out)
         guard clients[index].queuedBytes == 0 else {

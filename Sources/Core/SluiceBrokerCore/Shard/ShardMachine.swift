@@ -177,15 +177,12 @@ package struct ShardMachine: ~Copyable {
         connections[Int(connection)].isDirty = false
     }
 
-    /// A send was done. True when there is more that waits for the socket.
-    package mutating func sendProgressed(_ connection: UInt32, nowUs: UInt64) -> Bool {
-        let slot = Int(connection)
-        guard hasWaiting(connection) else {
-            connections[slot].waitingSinceMs = nil
-            return false
-        }
-        connections[slot].waitingSinceMs = nowUs / 1_000
-        return true
+    /// A send was done: what waited for the socket goes on.
+    package mutating func sendProgressed(
+        _ connection: UInt32, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        connections[Int(connection)].waitingSinceMs = nil
+        if hasWaiting(connection) { markDirty(connection, out: &out) }
     }
 
     /// The shell could not seal all there is: the socket is full.

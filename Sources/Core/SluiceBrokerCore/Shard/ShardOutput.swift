@@ -18,8 +18,8 @@ package enum ShardAction {
         stream: UInt32, headerWord: UInt64, streamID: UInt32, start: UInt32, count: UInt32)
     /// Zero and release the TOKENS queue of the client stream.
     case dropTokens(stream: UInt32)
-    /// Write to the open-task slot what has now been delivered in all.
-    case delivered(slot: TaskIndex, tokens: UInt64, reasoningTokens: UInt64, payloadBytes: UInt64)
+    /// Add to the open-task slot what has just been sealed to the client.
+    case delivered(slot: TaskIndex, SealedTokens)
     /// Write the time to first token to the open-task slot.
     case firstOutput(slot: TaskIndex, ttftUs: UInt64)
     /// Write the prompt's size to the open-task slot.
