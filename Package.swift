@@ -201,6 +201,7 @@ let testTargets: [Target] = [
     tests(
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
+    tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
 ]
 
 let package = Package(
