@@ -29,7 +29,7 @@ package enum ClientEvent: Sendable {
 ///
 /// Memory: bodies not yet sent, one partial frame, and events not yet taken, which the credit
 /// given to the broker bounds.
-package struct ClientSession: ~Copyable, Sendable {
+package struct ClientSession: Sendable {
     private struct Stream: Sendable {
         let handle: StreamHandle
         /// Until SUBMIT is sent.

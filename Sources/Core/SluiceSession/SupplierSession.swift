@@ -35,7 +35,7 @@ package enum SupplierEvent: Sendable {
 ///
 /// Memory: bodies of assigned tasks until they are handed out, each within the credit given for
 /// it and the broker's largest body; and answers within the credit that the broker gave.
-package struct SupplierSession: ~Copyable, Sendable {
+package struct SupplierSession: Sendable {
     /// How long after CANCEL a task may take to stop before the session ends it; below the 2 s
     /// of the protocol, to leave room for the tick and the way.
     package static let cancelPatienceMs: UInt64 = 1_000

@@ -1,5 +1,6 @@
 import SluiceSession
 import SluiceWire
+import Testing
 
 /// A frame that a session sent, taken apart.
 struct SentFrame {
@@ -163,6 +164,11 @@ extension SupplierSession {
     mutating func assigned() -> (handle: StreamHandle, task: Assignment)? {
         for case .assigned(let handle, let task) in takeEvents() { return (handle, task) }
         return nil
+    }
+
+    mutating func assignedHandle() throws -> StreamHandle {
+        let found = assigned()
+        return try #require(found).handle
     }
 }
 

@@ -23,7 +23,7 @@ struct SupplierSessionTests {
     func tokensWithinCredit() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: [], limit: 3_000), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         let text = String(repeating: "aé€😀", count: 1_000)
         #expect(session.write(Array(text.utf8), tokens: 9, flags: [], to: handle) == .wait)
         var sent = session.sent()
@@ -51,7 +51,7 @@ struct SupplierSessionTests {
     func largeIncrement() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         #expect(session.write([1, 2], tokens: 150_000, flags: [], to: handle) == .proceed)
         let sent = session.sent()
         #expect(sent.map { Int($0.header.tokens) }.reduce(0, +) == 150_000)
@@ -62,7 +62,7 @@ struct SupplierSessionTests {
     func coalesces() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         for byte in UInt8(0)..<10 {
             let flags: FrameFlags = byte < 5 ? [.reasoning] : []
             #expect(session.write([byte], tokens: 1, flags: flags, to: handle) == .proceed)
@@ -80,7 +80,7 @@ struct SupplierSessionTests {
         for number in UInt32(1)...2 {
             session.receive(
                 assign(StreamID(number), bodyBytes: 0, inline: [], limit: 1 << 20), nowMs: 0)
-            handles.append(try #require(session.assigned()).handle)
+            handles.append(try session.assignedHandle())
         }
         for handle in handles {
             _ = session.write(
@@ -94,7 +94,7 @@ struct SupplierSessionTests {
     func endLast() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         _ = session.started(handle, inputTokens: 4, cachedTokens: 9)
         _ = session.write([1], tokens: 1, flags: [], to: handle)
         session.end(handle, code: .completed, usage: Usage(inputTokens: 4, reasoningTokens: 5))
@@ -109,7 +109,7 @@ struct SupplierSessionTests {
     func cancelAnswered() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         _ = session.write([1], tokens: 1, flags: [], to: handle)
         session.receive(cancel(StreamID(1), .deadlineExceeded), nowMs: 100)
         #expect(session.sent().isEmpty)
@@ -128,10 +128,10 @@ struct SupplierSessionTests {
     func lateWrite() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
-        let first = try #require(session.assigned()).handle
+        let first = try session.assignedHandle()
         session.end(first, code: .completed)
         session.receive(assign(StreamID(1), counter: 2, bodyBytes: 0, inline: []), nowMs: 0)
-        let second = try #require(session.assigned()).handle
+        let second = try session.assignedHandle()
         _ = session.sent()
         #expect(session.write([1], tokens: 1, flags: [], to: first) == .over)
         session.end(first, code: .completed)
@@ -199,7 +199,7 @@ struct SupplierSessionTests {
     func waitingWriterIsWoken() throws {
         var session = SupplierSession.supplying()
         session.receive(assign(StreamID(1), bodyBytes: 0, inline: [], limit: 100), nowMs: 0)
-        let handle = try #require(session.assigned()).handle
+        let handle = try session.assignedHandle()
         let bytes = Array(repeating: UInt8(1), count: 5_000)
         #expect(session.write(bytes, tokens: 1, flags: [], to: handle) == .wait)
         #expect(!session.canWrite(handle))
