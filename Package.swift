@@ -202,6 +202,12 @@ let testTargets: [Target] = [
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
+    tests("ContentArenaTests", in: "Runtime", uses: ["ContentArena"]),
+    tests("TLSEngineTests", in: "Runtime", uses: ["TLSEngine", "ContentArena"]),
+    tests("LinuxIOTests", in: "Runtime", uses: ["LinuxIO"]),
+    tests(
+        "SecureTransportTests", in: "Runtime",
+        uses: ["SecureTransport", "TLSEngine", "LinuxIO", "ContentArena"]),
 ]
 
 let package = Package(

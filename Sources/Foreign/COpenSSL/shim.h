@@ -1,5 +1,115 @@
+// OpenSSL 3.0 for Swift: the headers, and the macros that Swift does not import.
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
-#endif
+#include <errno.h>
+#include <malloc.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+#include <openssl/bio.h>
+#include <openssl/crypto.h>
+#include <openssl/ec.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/opensslv.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+
+static inline int sluice_ssl_only_tls13(SSL_CTX *context) {
+    return SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1
+        && SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) == 1;
+}
+
+static inline void sluice_ssl_set_options(SSL_CTX *context) {
+    SSL_CTX_set_options(
+        context, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION
+            | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+}
+
+static inline int sluice_ssl_set_groups(SSL_CTX *context, const char *groups) {
+    return (int)SSL_CTX_set1_groups_list(context, groups);
+}
+
+static inline void sluice_ssl_set_release_buffers(SSL_CTX *context, int on) {
+    if (on) SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+    else SSL_CTX_clear_mode(context, SSL_MODE_RELEASE_BUFFERS);
+}
+
+static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {
+    return (int)SSL_set_tlsext_host_name(session, name);
+}
+
+static inline void sluice_ssl_set_message_argument(SSL *session, void *argument) {
+    SSL_set_msg_callback_arg(session, argument);
+}
+
+static inline void sluice_bio_retry_read(BIO *bio) {
+    BIO_clear_retry_flags(bio);
+    BIO_set_retry_read(bio);
+}
+
+static inline void sluice_bio_clear_retry(BIO *bio) { BIO_clear_retry_flags(bio); }
+
+static const int SLUICE_BIO_TYPE = BIO_TYPE_SOURCE_SINK;
+static const int SLUICE_MESSAGE_HANDSHAKE = SSL3_RT_HANDSHAKE;
+static const uint8_t SLUICE_MESSAGE_KEY_UPDATE = SSL3_MT_KEY_UPDATE;
+static const unsigned int SLUICE_EXTENSION_ALPN = TLSEXT_TYPE_application_layer_protocol_negotiation;
+
+static inline EVP_PKEY *sluice_new_p256_key(void) { return EVP_EC_gen("P-256"); }
+
+/// The bytes a memory BIO holds.
+static inline long sluice_bio_contents(BIO *bio, char **bytes) {
+    return BIO_get_mem_data(bio, bytes);
+}
+
+static inline BIO *sluice_bio_over(const void *bytes, int count) {
+    return BIO_new_mem_buf(bytes, count);
+}
+
+static inline long sluice_add_chain_certificate(SSL_CTX *context, X509 *certificate) {
+    return SSL_CTX_add1_chain_cert(context, certificate);
+}
+
+static inline uint64_t sluice_monotonic_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+// The heap that OpenSSL uses: what is freed is wiped first, all of it, so that neither plaintext
+// nor keys outlive their object.
+static inline void *sluice_wiping_malloc(size_t bytes, const char *file, int line) {
+    (void)file; (void)line;
+    return malloc(bytes);
+}
+
+static inline void sluice_wiping_free(void *block, const char *file, int line) {
+    (void)file; (void)line;
+    if (block == NULL) return;
+    explicit_bzero(block, malloc_usable_size(block));
+    free(block);
+}
+
+static inline void *sluice_wiping_realloc(void *block, size_t bytes, const char *file, int line) {
+    (void)file; (void)line;
+    if (block == NULL) return malloc(bytes);
+    size_t kept = malloc_usable_size(block);
+    void *replacement = malloc(bytes);
+    if (replacement == NULL) return NULL;
+    memcpy(replacement, block, kept < bytes ? kept : bytes);
+    explicit_bzero(block, kept);
+    free(block);
+    return replacement;
+}
+
+/// 1 if OpenSSL took the wiping heap. It must be called before OpenSSL's first allocation.
+static inline int sluice_use_wiping_heap(void) {
+    return CRYPTO_set_mem_functions(
+        sluice_wiping_malloc, sluice_wiping_realloc, sluice_wiping_free);
+}

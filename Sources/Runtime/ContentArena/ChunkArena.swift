@@ -1,0 +1,266 @@
+/// A fixed number of 4 KiB chunks for content, linked into queues.
+///
+/// Chunks on the free list are always zero: the arena alone frees them and wipes the used part
+/// first. Nothing is allocated after `init`; every operation is bounded by the bytes it moves.
+/// Owned by one thread.
+@safe @usableFromInline
+package struct ChunkArena: ~Copyable, @unchecked Sendable {
+    /// Size of a chunk in bytes.
+    @inlinable package static var chunkBytes: Int { 4_096 }
+
+    @usableFromInline var region: ContentRegion
+    /// SAFETY: the region's memory; lives exactly as long as `region`.
+    @usableFromInline let base: UnsafeMutablePointer<UInt8>
+    /// SAFETY: `chunkCount` links, from `init` to `deinit`. A chunk's successor in its queue or on
+    /// the free list.
+    @usableFromInline let next: UnsafeMutablePointer<UInt32>
+    @usableFromInline var freeHead: UInt32
+
+    /// Chunks of the arena, fixed.
+    @usableFromInline package let chunkCount: Int
+    /// Chunks that no queue holds, 0...chunkCount.
+    @usableFromInline package internal(set) var freeChunks: Int
+
+    /// Maps `chunkCount` chunks, 1..<2^20.
+    package init(chunkCount: Int) throws(ArenaError) {
+        precondition(chunkCount > 0 && chunkCount < 1 << 20)
+        region = try ContentRegion(byteCount: chunkCount * Self.chunkBytes)
+        unsafe base = region.base
+        unsafe next = .allocate(capacity: chunkCount)
+        for chunk in 0..<chunkCount {
+            let successor = chunk + 1 < chunkCount ? UInt32(chunk + 1) : ChunkQueue.none
+            unsafe (next + chunk).initialize(to: successor)
+        }
+        freeHead = 0
+        self.chunkCount = chunkCount
+        freeChunks = chunkCount
+    }
+
+    deinit {
+        unsafe next.deallocate()
+    }
+
+    /// Whether the kernel keeps the arena out of swap.
+    package var isLocked: Bool { region.isLocked }
+
+    // MARK: Appending
+
+    /// Appends all of `bytes`, or nothing and returns false when the free chunks do not suffice.
+    @inlinable
+    package mutating func append(_ bytes: Span<UInt8>, to queue: inout ChunkQueue) -> Bool {
+        guard hasRoom(for: bytes.count, in: queue) else { return false }
+        unsafe bytes.withUnsafeBufferPointer { source in
+            guard let start = source.baseAddress else { return }
+            unsafe fill(start, source.count, of: &queue)
+        }
+        return true
+    }
+
+    /// Appends a frame, 12 header bytes and then the payload: all of it, or nothing and false.
+    ///
+    /// `header` names `payload.count` as its payload length.
+    @inlinable
+    package mutating func appendFrame(
+        _ header: FrameHeaderWords, payload: Span<UInt8>, to queue: inout ChunkQueue
+    ) -> Bool {
+        precondition(Int(UInt32(truncatingIfNeeded: header.first)) == payload.count)
+        guard hasRoom(for: 12 &+ payload.count, in: queue) else { return false }
+        var words = (header.first.littleEndian, header.stream.littleEndian)
+        unsafe withUnsafePointer(to: &words) { pointer in
+            unsafe pointer.withMemoryRebound(to: UInt8.self, capacity: 12) { bytes in
+                unsafe fill(bytes, 12, of: &queue)
+            }
+        }
+        unsafe payload.withUnsafeBufferPointer { source in
+            guard let start = source.baseAddress else { return }
+            unsafe fill(start, source.count, of: &queue)
+        }
+        return true
+    }
+
+    /// Whether `byteCount` more bytes fit.
+    @inlinable
+    package func hasRoom(for byteCount: Int, in queue: ChunkQueue) -> Bool {
+        let room = queue.head == ChunkQueue.none ? 0 : Self.chunkBytes &- Int(queue.tailUsed)
+        guard byteCount > room else { return true }
+        let chunks = (byteCount &- room &+ Self.chunkBytes &- 1) / Self.chunkBytes
+        return chunks <= freeChunks && byteCount <= Int(UInt32.max) &- Int(queue.byteCount)
+    }
+
+    @inlinable
+    mutating func fill(
+        _ source: UnsafePointer<UInt8>, _ byteCount: Int, of queue: inout ChunkQueue
+    ) {
+        var done = 0
+        while done < byteCount {
+            if queue.head == ChunkQueue.none || Int(queue.tailUsed) == Self.chunkBytes {
+                grow(&queue)
+            }
+            let used = Int(queue.tailUsed)
+            let count = min(byteCount &- done, Self.chunkBytes &- used)
+            let target = unsafe base + (Int(queue.tail) &* Self.chunkBytes &+ used)
+            unsafe target.update(from: source + done, count: count)
+            queue.tailUsed = UInt32(truncatingIfNeeded: used &+ count)
+            done &+= count
+        }
+        queue.byteCount &+= UInt32(truncatingIfNeeded: byteCount)
+    }
+
+    @inlinable
+    mutating func grow(_ queue: inout ChunkQueue) {
+        let chunk = freeHead
+        precondition(chunk != ChunkQueue.none)
+        unsafe freeHead = next[Int(chunk)]
+        unsafe next[Int(chunk)] = ChunkQueue.none
+        freeChunks &-= 1
+        if queue.head == ChunkQueue.none {
+            queue.head = chunk
+            queue.headOffset = 0
+        } else {
+            unsafe next[Int(queue.tail)] = chunk
+        }
+        queue.tail = chunk
+        queue.tailUsed = 0
+    }
+
+    // MARK: Reading
+
+    /// Copies `count` bytes from `offset` of the queue into `region`, leaving the queue as it is.
+    ///
+    /// `offset + count <= queue.byteCount`; they fit in `region` at `position`. Costs one step for
+    /// each chunk before `offset`.
+    package func copy(
+        from queue: ChunkQueue, offset: Int, count: Int, into region: inout ContentRegion,
+        at position: Int
+    ) {
+        precondition(offset >= 0 && count >= 0 && count <= Int(queue.byteCount) - offset)
+        precondition(position >= 0 && count <= region.byteCount - position)
+        var chunk = Int(queue.head)
+        var start = Int(queue.headOffset) + offset
+        while start >= Self.chunkBytes {
+            unsafe chunk = Int(next[chunk])
+            start -= Self.chunkBytes
+        }
+        var done = 0
+        while done < count {
+            let part = min(count - done, Self.chunkBytes - start)
+            let source = unsafe base + (chunk * Self.chunkBytes + start)
+            unsafe (region.base + position + done).update(from: source, count: part)
+            done += part
+            start = 0
+            if done < count { unsafe chunk = Int(next[chunk]) }
+        }
+    }
+
+    /// Bytes of the first frame, header included; 0 when the queue is empty.
+    ///
+    /// The queue holds whole frames only.
+    @inlinable
+    package func firstFrameBytes(of queue: ChunkQueue) -> Int {
+        queue.isEmpty ? 0 : 12 &+ Int(UInt32(truncatingIfNeeded: firstWord(of: queue)))
+    }
+
+    /// Moves whole frames from the front of the queue to `position` of `region`, while they fit in
+    /// `atMostBytes`.
+    ///
+    /// The queue holds whole frames only; `region` has `atMostBytes` at `position`.
+    @inlinable
+    package mutating func takeFrames(
+        from queue: inout ChunkQueue, atMostBytes: Int, into region: inout ContentRegion,
+        at position: Int
+    ) -> FramesTaken {
+        precondition(position >= 0 && atMostBytes <= region.byteCount &- position)
+        var taken = FramesTaken()
+        while !queue.isEmpty {
+            let word = firstWord(of: queue)
+            let payloadBytes = Int(UInt32(truncatingIfNeeded: word))
+            let frameBytes = 12 &+ payloadBytes
+            precondition(frameBytes <= Int(queue.byteCount))
+            if frameBytes > atMostBytes &- taken.bytes { break }
+            unsafe move(frameBytes, from: &queue, to: region.base + (position &+ taken.bytes))
+            let tokens = word >> 48
+            taken.bytes &+= frameBytes
+            taken.frames &+= 1
+            taken.payloadBytes &+= payloadBytes
+            taken.tokens &+= tokens
+            if (word >> 40) & 0x01 != 0 { taken.reasoningTokens &+= tokens }
+        }
+        return taken
+    }
+
+    /// The first 8 bytes of the queue, which holds at least 8, as a little-endian number.
+    @inlinable
+    func firstWord(of queue: ChunkQueue) -> UInt64 {
+        precondition(queue.byteCount >= 12)
+        let offset = Int(queue.headOffset)
+        let start = unsafe base + (Int(queue.head) &* Self.chunkBytes &+ offset)
+        if offset &+ 8 <= Self.chunkBytes {
+            let raw = UnsafeRawPointer(start)
+            return unsafe UInt64(littleEndian: raw.loadUnaligned(as: UInt64.self))
+        }
+        let here = Self.chunkBytes &- offset
+        let after = unsafe base + Int(next[Int(queue.head)]) &* Self.chunkBytes
+        var word: UInt64 = 0
+        for index in 0..<8 {
+            let byte = unsafe index < here ? start[index] : after[index &- here]
+            word |= UInt64(byte) << UInt64(8 &* index)
+        }
+        return word
+    }
+
+    @inlinable
+    mutating func move(
+        _ byteCount: Int, from queue: inout ChunkQueue, to target: UnsafeMutablePointer<UInt8>
+    ) {
+        var done = 0
+        while done < byteCount {
+            let offset = Int(queue.headOffset)
+            let end = queue.head == queue.tail ? Int(queue.tailUsed) : Self.chunkBytes
+            let part = min(byteCount &- done, end &- offset)
+            let source = unsafe base + (Int(queue.head) &* Self.chunkBytes &+ offset)
+            unsafe (target + done).update(from: source, count: part)
+            done &+= part
+            queue.headOffset = UInt32(truncatingIfNeeded: offset &+ part)
+            if offset &+ part == end { freeFirst(of: &queue, usedBytes: end) }
+        }
+        queue.byteCount &-= UInt32(truncatingIfNeeded: byteCount)
+    }
+
+    // MARK: Releasing
+
+    /// Drops what the queue holds, wipes its chunks and leaves it empty.
+    package mutating func release(_ queue: inout ChunkQueue) {
+        while queue.head != ChunkQueue.none {
+            let used = queue.head == queue.tail ? Int(queue.tailUsed) : Self.chunkBytes
+            freeFirst(of: &queue, usedBytes: used)
+        }
+        queue = ChunkQueue()
+    }
+
+    @inlinable
+    mutating func freeFirst(of queue: inout ChunkQueue, usedBytes: Int) {
+        let chunk = Int(queue.head)
+        unsafe (base + chunk &* Self.chunkBytes).update(repeating: 0, count: usedBytes)
+        let successor = unsafe next[chunk]
+        unsafe next[chunk] = freeHead
+        freeHead = UInt32(truncatingIfNeeded: chunk)
+        freeChunks &+= 1
+        queue.head = successor
+        queue.headOffset = 0
+        if successor == ChunkQueue.none {
+            queue.tail = ChunkQueue.none
+            queue.tailUsed = 0
+        }
+    }
+
+    /// Whether every chunk on the free list is zero: the invariant, for tests. Reads all of them.
+    package func freeChunksAreZero() -> Bool {
+        var chunk = freeHead
+        while chunk != ChunkQueue.none {
+            let start = unsafe base + Int(chunk) * Self.chunkBytes
+            for index in 0..<Self.chunkBytes where unsafe start[index] != 0 { return false }
+            unsafe chunk = next[Int(chunk)]
+        }
+        return true
+    }
+}
