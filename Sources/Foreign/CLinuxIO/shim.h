@@ -186,22 +186,34 @@ static inline int sluice_allowed_processor(int n) {
 // ---------------------------------------------------------------------------------------------
 // Sockets, events, signals
 
+/// Switches O_NONBLOCK.
+static inline int sluice_set_nonblocking(int descriptor, int on) {
+    int flags = fcntl(descriptor, F_GETFL);
+    if (flags < 0) return -errno;
+    flags = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
+    return sluice_result(fcntl(descriptor, F_SETFL, flags));
+}
+
+static inline int sluice_stream_socket(int family) {
+    return sluice_result(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+}
+
 static inline int sluice_set_option(int descriptor, int level, int option, int value) {
     return sluice_result(setsockopt(descriptor, level, option, &value, sizeof value));
 }
 
 static inline int sluice_accept(int listener) {
     return sluice_result(
-        syscall(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        syscall(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC));
 }
 
 static inline ssize_t sluice_recv(int descriptor, void *buffer, size_t bytes) {
-    ssize_t count = recv(descriptor, buffer, bytes, 0);
+    ssize_t count = recv(descriptor, buffer, bytes, MSG_DONTWAIT);
     return count < 0 ? -errno : count;
 }
 
 static inline ssize_t sluice_send(int descriptor, const void *buffer, size_t bytes) {
-    ssize_t count = send(descriptor, buffer, bytes, MSG_NOSIGNAL);
+    ssize_t count = send(descriptor, buffer, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
     return count < 0 ? -errno : count;
 }
 
@@ -336,6 +348,15 @@ static inline int sluice_ring_register_buffers(
     return sluice_ring_register(ring, IORING_REGISTER_PBUF_RING, &registration, 1);
 }
 
+/// Cancels everything that the ring has in hand and waits until it is done, at most a second.
+static inline int sluice_ring_cancel_all(int ring) {
+    struct io_uring_sync_cancel_reg cancel = {
+        .fd = -1, .flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL,
+        .timeout = { .tv_sec = 1 },
+    };
+    return sluice_ring_register(ring, IORING_REGISTER_SYNC_CANCEL, &cancel, 1);
+}
+
 /// Submits `submit` entries and waits for `complete` completions. `timeout_ns` < 0 waits without
 /// end. `minimum_us` > 0 holds the wait open that long to gather more completions.
 static inline int sluice_ring_enter(
@@ -383,7 +404,8 @@ static inline void sluice_prepare_accept(
     struct io_uring_sqe *entry, int listener, uint64_t user_data) {
     sluice_prepare(entry, IORING_OP_ACCEPT, listener, user_data);
     entry->ioprio = IORING_ACCEPT_MULTISHOT;
-    entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+    // Not SOCK_NONBLOCK: the ring fails an operation on such a socket with -EAGAIN at once.
+    entry->accept_flags = SOCK_CLOEXEC;
 }
 
 static inline void sluice_prepare_receive(
