@@ -1,0 +1,35 @@
+internal import CLinuxIO
+
+/// Time that only moves forward, for deadlines. Its zero means nothing.
+package enum MonotonicClock {
+    /// Nanoseconds.
+    package static var nowNs: UInt64 { sluice_monotonic_ns() }
+    /// Microseconds.
+    package static var nowUs: UInt64 { sluice_monotonic_ns() / 1_000 }
+    /// Milliseconds.
+    package static var nowMs: UInt64 { sluice_monotonic_ns() / 1_000_000 }
+}
+
+/// Time of day, for records only: it may jump.
+package enum WallClock {
+    /// Microseconds since 1970-01-01 UTC.
+    package static var nowUs: UInt64 { sluice_wall_ns() / 1_000 }
+}
+
+/// Which processors threads run on.
+package enum ProcessorPlacement {
+    /// The processors that this thread may use, in ascending order.
+    package static var allowed: [Int] {
+        var processors: [Int] = []
+        while true {
+            let next = sluice_allowed_processor(Int32(processors.count))
+            guard next >= 0 else { return processors }
+            processors.append(Int(next))
+        }
+    }
+
+    /// Keeps the calling thread on `processor`.
+    package static func pin(to processor: Int) throws(SystemError) {
+        _ = try SystemError.check(.affinity, sluice_pin_thread(Int32(clamping: processor)))
+    }
+}

@@ -1,0 +1,93 @@
+internal import CLinuxIO
+
+/// The options of a listener; what it accepts inherits them.
+package struct SocketSettings: Sendable {
+    /// Connections that may wait to be accepted.
+    package var backlog: Int32 = 4_096
+    /// Bytes that the kernel takes beyond what it has sent (TCP_NOTSENT_LOWAT), so that a control
+    /// frame is never behind a megabyte of data.
+    package var unsentBytes: Int32 = 64 * 1_024
+    /// How long sent data may stay unacknowledged before the connection is dead, milliseconds.
+    package var userTimeoutMs: Int32 = 15_000
+    /// Lets several listeners, one a shard, share the port.
+    package var sharesPort = false
+
+    package init() {}
+}
+
+/// A TCP socket that listens. Closed with this value.
+package struct ListeningSocket: ~Copyable, Sendable {
+    /// The descriptor, for handing the listener over to a successor process.
+    package let descriptor: Int32
+    /// The port, also where port 0 was asked for.
+    package let port: UInt16
+
+    /// Listens on a numeric IPv4 or IPv6 address; port 0 chooses a free one.
+    package init(
+        address: String, port: UInt16, settings: SocketSettings = SocketSettings()
+    ) throws(SystemError) {
+        var storage = sockaddr_storage()
+        let length = try SystemError.check(
+            .address, unsafe sluice_socket_address(address, port, &storage))
+        let family = Int32(storage.ss_family)
+        let socket = try SystemError.check(.socket, sluice_stream_socket(family))
+        do throws(SystemError) {
+            _ = sluice_set_option(socket, SOL_SOCKET, SO_REUSEADDR, 1)
+            if settings.sharesPort {
+                let code = sluice_set_option(socket, SOL_SOCKET, SO_REUSEPORT, 1)
+                _ = try SystemError.check(.socket, code)
+            }
+            let tcp = Int32(IPPROTO_TCP)
+            _ = sluice_set_option(socket, tcp, TCP_NODELAY, 1)
+            _ = sluice_set_option(socket, tcp, TCP_NOTSENT_LOWAT, settings.unsentBytes)
+            _ = sluice_set_option(socket, tcp, TCP_USER_TIMEOUT, settings.userTimeoutMs)
+            _ = try SystemError.check(.bind, unsafe sluice_bind(socket, &storage, length))
+            if listen(socket, settings.backlog) < 0 {
+                throw SystemError(.listen, code: sluice_errno())
+            }
+            let actual = try SystemError.check(.address, sluice_local_port(socket))
+            self.port = UInt16(truncatingIfNeeded: actual)
+        } catch {
+            close(socket)
+            throw error
+        }
+        descriptor = socket
+    }
+
+    /// Takes over a listening descriptor of a predecessor.
+    package init(adopting descriptor: Int32) throws(SystemError) {
+        let actual = try SystemError.check(.address, sluice_local_port(descriptor))
+        _ = sluice_fcntl(descriptor, F_SETFD, Int(FD_CLOEXEC))
+        self.descriptor = descriptor
+        port = UInt16(truncatingIfNeeded: actual)
+    }
+
+    deinit {
+        close(descriptor)
+    }
+}
+
+/// A connected stream socket that nobody serves yet; closed unless it is handed on.
+package struct StreamDescriptor: ~Copyable, Sendable {
+    let descriptor: Int32
+
+    init(_ descriptor: Int32) {
+        self.descriptor = descriptor
+    }
+
+    deinit {
+        close(descriptor)
+    }
+
+    /// The bare number, which the caller closes or turns back by `init(adopting:)`.
+    package consuming func release() -> Int32 {
+        let number = descriptor
+        discard self
+        return number
+    }
+
+    /// Takes over a connected descriptor.
+    package init(adopting descriptor: Int32) {
+        self.descriptor = descriptor
+    }
+}
