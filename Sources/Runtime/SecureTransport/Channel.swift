@@ -1,0 +1,61 @@
+internal import LinuxIO
+internal import TLSEngine
+
+/// One connection's state. Lives at a fixed place of the server's table.
+struct Channel: ~Copyable {
+    enum Phase: UInt8 {
+        case free
+        /// TLS is being set up.
+        case handshaking
+        case established
+        /// No more reading; what is sealed goes out, then the sending side finishes.
+        case draining
+        /// Everything is sent; waits for the peer's end, so that a reset cannot overtake it.
+        case lingering
+        /// The backend is closing the socket.
+        case closing
+    }
+
+    var phase = Phase.free
+    var generation: UInt32 = 0
+    var closeReason = CloseReason.local
+    /// From the first byte received to the end.
+    var session: TLSSession?
+
+    /// The bytes of the send in flight; they live until the backend says that it is done.
+    var sending: CiphertextBlock?
+    var sentBytes = 0
+    /// What is sealed goes out with the next turn.
+    var wantsFlush = false
+    /// In the server's list of channels to flush.
+    var isListed = false
+
+    /// Received buffers in order, linked by the server; the first is lent to the session.
+    var firstBuffer = UInt16.max
+    var lastBuffer = UInt16.max
+    var heldBuffers = 0
+    var isFirstLent = false
+    var isPaused = false
+    /// The code with which receiving ended, 0 for the end of the stream; -1 while it goes on.
+    var endCode: Int32 = -1
+
+    /// The turn in which `received` was last reported.
+    var notedTurn: UInt64 = 0
+    /// When draining or lingering gives up.
+    var deadlineMs: UInt64 = 0
+
+    /// Ciphertext that the kernel has not taken.
+    var unsentBytes: Int {
+        let inFlight: Int
+        switch sending {
+        case .some(let block): inFlight = block.count - sentBytes
+        case .none: inFlight = 0
+        }
+        let sealed: Int
+        switch session {
+        case .some(let session): sealed = session.outputBytes
+        case .none: sealed = 0
+        }
+        return inFlight + sealed
+    }
+}

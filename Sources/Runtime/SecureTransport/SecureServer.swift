@@ -1,0 +1,622 @@
+package import ContentArena
+package import LinuxIO
+package import TLSEngine
+
+/// The TLS connections of one thread: accepts, shakes hands, decrypts into the caller's memory,
+/// encrypts from it, sends once a turn. Knows no frames.
+///
+/// A turn: `wait`, look at the events, `read`, `seal` and `flush`, and `wait` again, which submits
+/// everything with one system call. No call but `wait` ever blocks. Owned by the thread that
+/// first calls `wait`; it may be built on another.
+@safe
+package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @unchecked Sendable {
+    private var backend: Backend
+    private let limits: TransportLimits
+    private var context: TLSContext
+    private var listener: ListeningSocket?
+    private let bell: EventDescriptor
+    private let signals: SignalDescriptor?
+
+    /// SAFETY: `limits.channelsMax` channels, from `init` to `deinit`.
+    private let channels: UnsafeMutablePointer<Channel>
+    private var freeIndexes: [UInt32]
+    /// Channels with something to send at the next turn.
+    private var flushes: [UInt32] = []
+    /// Channels that drain or linger.
+    private var leaving: [UInt32] = []
+    /// Received buffers: their length and the next of the same channel.
+    private var bufferCounts: [Int32]
+    private var bufferLinks: [UInt16]
+
+    private var events: [TransportEvent] = []
+    private var turn: UInt64 = 0
+    private var acceptAgainMs: UInt64 = 0
+    private var tally = TransportCounters()
+
+    /// Connections that have an identity, unfinished handshakes included.
+    package private(set) var channelCount = 0
+    /// Channels whose handshake is not complete.
+    package private(set) var handshakingCount = 0
+
+    /// Serves `listener` (nil: only adopted connections) under `context`. `stop` is the one place
+    /// where signals arrive, so at most one server of a process gets it.
+    package init(
+        context: TLSContext, listener: consuming ListeningSocket?,
+        limits: TransportLimits = TransportLimits(),
+        settings: BackendSettings = BackendSettings(), stop: consuming SignalDescriptor? = nil
+    ) throws(SystemError) {
+        precondition(limits.channelsMax > 0)
+        let bell = try EventDescriptor()
+        var backend = try Backend(slotCount: limits.channelsMax, settings: settings)
+        backend.watch(bell)
+        switch stop {
+        case .some(let signals): backend.watch(signals)
+        case .none: break
+        }
+        switch listener {
+        case .some(let socket): backend.startAccepting(socket)
+        case .none: break
+        }
+        self.backend = backend
+        self.bell = bell
+        signals = stop
+        self.listener = listener
+        self.limits = limits
+        self.context = context
+        unsafe channels = .allocate(capacity: limits.channelsMax)
+        for index in 0..<limits.channelsMax { unsafe (channels + index).initialize(to: Channel()) }
+        freeIndexes = (0..<UInt32(limits.channelsMax)).reversed()
+        bufferCounts = [Int32](repeating: 0, count: settings.bufferCount)
+        bufferLinks = [UInt16](repeating: .max, count: settings.bufferCount)
+    }
+
+    deinit {
+        // Sends in flight read the channels' memory until the backend has let go.
+        backend.abandon()
+        unsafe channels.deinitialize(count: limits.channelsMax)
+        unsafe channels.deallocate()
+    }
+
+    // MARK: The turn
+
+    /// Submits all that was flushed and closed, then waits until something happens, at most
+    /// `timeoutMs` (below 0: without end; 0: not at all).
+    ///
+    /// `gatherUs` > 0 lets it hold the wait open that long for more to come, where the kernel can
+    /// do that: a trade of latency for fewer turns. Answers the number of events.
+    package mutating func wait(timeoutMs: Int, gatherUs: Int = 0) -> Int {
+        events.removeAll(keepingCapacity: true)
+        turn &+= 1
+        startSends()
+        var timeoutMs = timeoutMs
+        if !leaving.isEmpty || acceptAgainMs != 0 {
+            checkDeadlines(nowMs: MonotonicClock.nowMs)
+            if timeoutMs < 0 || timeoutMs > 50 { timeoutMs = 50 }
+        }
+        let count = backend.wait(timeoutMs: timeoutMs, gatherUs: gatherUs)
+        for index in 0..<count { handle(backend.completion(at: index)) }
+        return events.count
+    }
+
+    /// An event of the last `wait`, 0..<its answer.
+    package func event(at index: Int) -> TransportEvent { events[index] }
+
+    /// Other threads ring it to end a `wait`.
+    package var doorbell: Doorbell { bell.doorbell }
+
+    private mutating func handle(_ completion: Completion) {
+        switch completion {
+        case .accepted(let stream): accepted(stream)
+        case .acceptFailed: acceptFailed()
+        case .received(let slot, let buffer, let count): received(slot, buffer, count)
+        case .receiveEnded(let slot, let code): receiveEnded(slot, code)
+        case .sent(let slot, let count, let code): sent(slot, count, code)
+        case .closed(let slot): closed(slot)
+        case .ready(.doorbell):
+            bell.drain()
+            events.append(.doorbell)
+        case .ready(.signals):
+            switch signals {
+            case .some(let signals):
+                while let signal = signals.next() { events.append(.signal(signal)) }
+            case .none: break
+            }
+        }
+    }
+
+    // MARK: Opening
+
+    private mutating func accepted(_ stream: StreamNumber) {
+        tally.accepted += 1
+        guard isAccepting else { return refuse(stream) }
+        if limits.handsOverAccepted {
+            events.append(.accepted(AcceptedStream(number: stream.number)))
+        } else if let channel = adopt(AcceptedStream(number: stream.number)) {
+            events.append(.opened(channel))
+        }
+    }
+
+    /// Serves a connection that some server accepted; nil, and the connection refused, when there
+    /// is no channel. Its events begin with `established`.
+    package mutating func adopt(_ stream: AcceptedStream) -> ChannelID? {
+        guard let index = freeIndexes.popLast() else {
+            tally.refused += 1
+            _ = StreamDescriptor(adopting: stream.number)
+            return nil
+        }
+        let generation = unsafe channels[Int(index)].generation
+        unsafe channels[Int(index)] = Channel()
+        unsafe channels[Int(index)].generation = generation
+        unsafe channels[Int(index)].phase = .handshaking
+        channelCount += 1
+        handshakingCount += 1
+        backend.open(index, StreamDescriptor(adopting: stream.number))
+        return ChannelID(index: index, generation: generation)
+    }
+
+    private func refuse(_ stream: StreamNumber) {
+        LinuxIO.refuse(stream)
+    }
+
+    private mutating func acceptFailed() {
+        guard isAccepting else { return }
+        tally.acceptPauses += 1
+        acceptAgainMs = MonotonicClock.nowMs + limits.acceptPauseMs
+        events.append(.acceptingPaused)
+    }
+
+    /// Whether a listener is open.
+    package var isAccepting: Bool { listener != nil }
+
+    /// Closes the listener. Connections that are open stay.
+    package mutating func stopAccepting() {
+        backend.stopAccepting()
+        listener = nil
+        acceptAgainMs = 0
+    }
+
+    /// Serves later connections with another certificate.
+    package mutating func replaceContext(_ context: TLSContext) {
+        self.context = context
+    }
+
+    // MARK: Receiving
+
+    private mutating func received(_ slot: UInt32, _ buffer: UInt16, _ count: Int) {
+        let index = Int(slot)
+        tally.bytesReceived &+= UInt64(count)
+        switch unsafe channels[index].phase {
+        case .handshaking:
+            hold(buffer, count, for: index)
+            shakeHands(index)
+        case .established:
+            hold(buffer, count, for: index)
+            note(index)
+        case .free, .draining, .lingering, .closing:
+            backend.recycle(buffer)
+        }
+    }
+
+    private mutating func hold(_ buffer: UInt16, _ count: Int, for index: Int) {
+        bufferCounts[Int(buffer)] = Int32(count)
+        bufferLinks[Int(buffer)] = .max
+        if unsafe channels[index].lastBuffer == .max {
+            unsafe channels[index].firstBuffer = buffer
+        } else {
+            unsafe bufferLinks[Int(channels[index].lastBuffer)] = buffer
+        }
+        unsafe channels[index].lastBuffer = buffer
+        unsafe channels[index].heldBuffers += 1
+        if unsafe channels[index].heldBuffers >= limits.heldBuffersMax,
+            unsafe !channels[index].isPaused
+        {
+            unsafe channels[index].isPaused = true
+            backend.setReceiving(UInt32(index), false)
+        }
+    }
+
+    /// Reports that there is something to read, once a turn.
+    private mutating func note(_ index: Int) {
+        guard unsafe channels[index].notedTurn != turn else { return }
+        unsafe channels[index].notedTurn = turn
+        events.append(.received(identity(index)))
+    }
+
+    private mutating func receiveEnded(_ slot: UInt32, _ code: Int32) {
+        let index = Int(slot)
+        unsafe channels[index].endCode = code
+        switch unsafe channels[index].phase {
+        case .handshaking:
+            shut(index, .handshakeFailed)
+        case .established:
+            // What came before the end is read first.
+            if code != 0 || !hasUnread(index) { shutAfterEnd(index) }
+        case .lingering:
+            shut(index, .local)
+        case .draining:
+            if code != 0 { shut(index, .local) }
+        case .free, .closing:
+            break
+        }
+    }
+
+    private mutating func shutAfterEnd(_ index: Int) {
+        shut(index, unsafe channels[index].endCode == 0 ? .truncated : .connectionLost)
+    }
+
+    /// Lends the session its next buffer and gives back the one that it used up.
+    private mutating func feedNext(_ index: Int) -> Bool {
+        returnUsedBuffer(index)
+        let buffer = unsafe channels[index].firstBuffer
+        guard buffer != .max, unsafe !channels[index].isFirstLent else { return false }
+        unsafe channels[index].isFirstLent = true
+        let count = Int(bufferCounts[Int(buffer)])
+        unsafe channels[index].session?.feed(backend.bytes(of: buffer), count: count)
+        return true
+    }
+
+    private mutating func returnUsedBuffer(_ index: Int) {
+        guard unsafe channels[index].isFirstLent,
+            unsafe channels[index].session?.unreadCiphertextBytes ?? 0 == 0
+        else { return }
+        returnFirstBuffer(index)
+        if unsafe channels[index].isPaused,
+            unsafe channels[index].heldBuffers <= limits.heldBuffersMax / 4
+        {
+            unsafe channels[index].isPaused = false
+            backend.setReceiving(UInt32(index), true)
+        }
+    }
+
+    private mutating func returnFirstBuffer(_ index: Int) {
+        let buffer = unsafe channels[index].firstBuffer
+        unsafe channels[index].firstBuffer = bufferLinks[Int(buffer)]
+        if unsafe channels[index].firstBuffer == .max { unsafe channels[index].lastBuffer = .max }
+        unsafe channels[index].isFirstLent = false
+        unsafe channels[index].heldBuffers -= 1
+        backend.recycle(buffer)
+    }
+
+    private func hasUnread(_ index: Int) -> Bool {
+        unsafe channels[index].heldBuffers > 0
+            || channels[index].session?.hasOpenedBytes ?? false
+    }
+
+    private mutating func shakeHands(_ index: Int) {
+        if unsafe channels[index].session == nil {
+            guard let session = try? TLSSession(context: context) else {
+                return shut(index, .handshakeFailed)
+            }
+            unsafe channels[index].session = consume session
+        }
+        while true {
+            let progress = unsafe channels[index].session?.handshake()
+            switch progress {
+            case .done:
+                returnUsedBuffer(index)
+                unsafe channels[index].phase = .established
+                handshakingCount -= 1
+                tally.handshakes += 1
+                events.append(.established(identity(index)))
+                if hasUnread(index) { note(index) }
+                return flushOutput(index)
+            case .needsCiphertext:
+                if !feedNext(index) { return flushOutput(index) }
+            case .failed(let failure):
+                tally.handshakeFailures += 1
+                return fail(index, failure, orElse: .handshakeFailed)
+            case nil:
+                return
+            }
+        }
+    }
+
+    /// Decrypts what has arrived into `region` from `offset` on, until the region is full or
+    /// nothing is left.
+    ///
+    /// Never blocks. A channel that ended answers 0 bytes; why comes with `closed`.
+    package mutating func read(
+        _ channel: ChannelID, into region: inout ContentRegion, at offset: Int
+    ) -> ReadResult {
+        precondition(offset >= 0 && offset < region.byteCount)
+        guard let index = find(channel), unsafe channels[index].phase == .established else {
+            return ReadResult(plaintextBytes: 0, mayHaveMore: false)
+        }
+        // SAFETY: the region outlives this call and nothing else touches it meanwhile.
+        let target = unsafe region.withUnsafeMutableBytes { buffer in
+            unsafe UnsafeMutableBufferPointer(
+                rebasing: buffer.bindMemory(to: UInt8.self)[offset...])
+        }
+        let done = unsafe open(index, into: target)
+        flushOutput(index)
+        guard unsafe channels[index].phase == .established else {
+            return ReadResult(plaintextBytes: done, mayHaveMore: false)
+        }
+        let mayHaveMore = hasUnread(index) && done == target.count
+        if !mayHaveMore, unsafe channels[index].endCode >= 0 { shutAfterEnd(index) }
+        return ReadResult(plaintextBytes: done, mayHaveMore: mayHaveMore)
+    }
+
+    @unsafe
+    private mutating func open(
+        _ index: Int, into target: UnsafeMutableBufferPointer<UInt8>
+    ) -> Int {
+        guard let base = target.baseAddress else { return 0 }
+        var done = 0
+        while done < target.count {
+            let progress = unsafe channels[index].session?.open(
+                into: base + done, capacity: target.count - done)
+            switch progress {
+            case .done(let count):
+                done += count
+            case .needsCiphertext:
+                if !feedNext(index) { return done }
+            case .failed(let failure):
+                fail(index, failure, orElse: .protocolViolation)
+                return done
+            case nil:
+                return done
+            }
+        }
+        returnUsedBuffer(index)
+        return done
+    }
+
+    // MARK: Sending
+
+    /// Encrypts `plaintext`, 1...16,384 bytes, as one record behind what is sealed already.
+    ///
+    /// False, and nothing is sealed, when the channel is not established or the plaintext exceeds
+    /// `sealBudgetBytes`. It goes out after `flush`.
+    package mutating func seal(_ channel: ChannelID, _ plaintext: Span<UInt8>) -> Bool {
+        guard let index = find(channel), plaintext.count <= sealBudgetBytes(channel),
+            plaintext.count > 0
+        else { return false }
+        guard unsafe channels[index].session?.seal(plaintext) ?? false else {
+            fail(index, .protocolViolation, orElse: .protocolViolation)
+            return false
+        }
+        return true
+    }
+
+    /// Plaintext that may be sealed now, 0...sealedBytesMax: what the limit leaves beside
+    /// ciphertext that is sealed or in flight. 0 unless the channel is established.
+    package func sealBudgetBytes(_ channel: ChannelID) -> Int {
+        guard let index = find(channel), unsafe channels[index].phase == .established else {
+            return 0
+        }
+        return unsafe max(0, limits.sealedBytesMax - channels[index].unsentBytes)
+    }
+
+    /// Sends what is sealed with the next turn, or when the send in flight is done.
+    package mutating func flush(_ channel: ChannelID) {
+        guard let index = find(channel) else { return }
+        wantFlush(index)
+    }
+
+    private mutating func flushOutput(_ index: Int) {
+        if unsafe channels[index].session?.outputBytes ?? 0 > 0 { wantFlush(index) }
+    }
+
+    private mutating func wantFlush(_ index: Int) {
+        unsafe channels[index].wantsFlush = true
+        guard unsafe !channels[index].isListed else { return }
+        unsafe channels[index].isListed = true
+        flushes.append(UInt32(index))
+    }
+
+    private mutating func startSends() {
+        for slot in flushes {
+            unsafe channels[Int(slot)].isListed = false
+            startSend(Int(slot))
+        }
+        flushes.removeAll(keepingCapacity: true)
+    }
+
+    /// Hands everything sealed to the backend, unless a send is in flight.
+    private mutating func startSend(_ index: Int) {
+        switch unsafe channels[index].phase {
+        case .handshaking, .established, .draining: break
+        case .free, .lingering, .closing: return
+        }
+        guard unsafe channels[index].sending == nil, unsafe channels[index].wantsFlush else {
+            return
+        }
+        unsafe channels[index].wantsFlush = false
+        guard let block = unsafe channels[index].session?.takeOutput() else {
+            return finishIfDrained(index)
+        }
+        tally.sends += 1
+        unsafe backend.send(UInt32(index), block.start, count: block.count)
+        unsafe channels[index].sentBytes = 0
+        unsafe channels[index].sending = consume block
+    }
+
+    private mutating func sent(_ slot: UInt32, _ count: Int, _ code: Int32) {
+        let index = Int(slot)
+        tally.bytesSent &+= UInt64(count)
+        unsafe channels[index].sentBytes += count
+        let isClosing = unsafe channels[index].phase == .closing
+        if code == 0, !isClosing, continueSend(index) { return }
+        unsafe channels[index].sending = nil
+        guard !isClosing else { return }
+        if code != 0 { return shut(index, .connectionLost) }
+        if unsafe channels[index].phase == .established { events.append(.sent(identity(index))) }
+        if unsafe channels[index].wantsFlush {
+            startSend(index)
+        } else {
+            finishIfDrained(index)
+        }
+    }
+
+    /// Sends what a short send left over; false when nothing is.
+    private mutating func continueSend(_ index: Int) -> Bool {
+        let done = unsafe channels[index].sentBytes
+        switch unsafe channels[index].sending {
+        case .some(let block):
+            guard done < block.count else { return false }
+            unsafe backend.send(UInt32(index), block.start + done, count: block.count - done)
+            return true
+        case .none:
+            return false
+        }
+    }
+
+    // MARK: Closing
+
+    /// Closes a channel; `closed` follows in a later turn.
+    ///
+    /// `afterSending`: first sends what is sealed and a goodbye, for at most `drainMs`; nothing
+    /// more is read. Otherwise at once.
+    package mutating func close(_ channel: ChannelID, afterSending: Bool) {
+        guard let index = find(channel) else { return }
+        let phase = unsafe channels[index].phase
+        if afterSending {
+            guard phase == .established else {
+                if phase == .handshaking { shut(index, .local) }
+                return
+            }
+            unsafe channels[index].session?.sealGoodbye()
+            drain(index, .local, withinMs: limits.drainMs)
+        } else {
+            shut(index, .local)
+        }
+    }
+
+    /// Ends a channel after a TLS failure: its alert still goes out.
+    private mutating func fail(_ index: Int, _ failure: TLSFailure, orElse reason: CloseReason) {
+        switch failure {
+        case .closedByPeer:
+            unsafe channels[index].session?.sealGoodbye()
+            drain(index, .closedByPeer, withinMs: limits.drainMs)
+        case .tooManyKeyUpdates:
+            tally.keyUpdatesRefused += 1
+            shut(index, .tooManyKeyUpdates)
+        case .outputOverflow:
+            shut(index, .tooManyKeyUpdates)
+        case .handshake, .protocolViolation:
+            drain(index, reason, withinMs: limits.alertMs)
+        }
+    }
+
+    private mutating func drain(_ index: Int, _ reason: CloseReason, withinMs: UInt64) {
+        if unsafe channels[index].phase == .handshaking { handshakingCount -= 1 }
+        unsafe channels[index].phase = .draining
+        unsafe channels[index].closeReason = reason
+        unsafe channels[index].deadlineMs = MonotonicClock.nowMs + withinMs
+        leaving.append(UInt32(index))
+        returnBuffers(index)
+        resumeReceiving(index)
+        wantFlush(index)
+    }
+
+    /// Once everything is out: no more sending, and on to the peer's end of stream. Closing with
+    /// unread bytes would send a reset, which can destroy what the peer has not read yet.
+    private mutating func finishIfDrained(_ index: Int) {
+        guard unsafe channels[index].phase == .draining, unsafe channels[index].sending == nil,
+            unsafe channels[index].session?.outputBytes ?? 0 == 0
+        else { return }
+        if unsafe channels[index].endCode >= 0 {
+            return shut(index, .local)
+        }
+        backend.finishSending(UInt32(index))
+        unsafe channels[index].phase = .lingering
+    }
+
+    /// Closes the socket at once. The reason counts unless the channel has one already.
+    private mutating func shut(_ index: Int, _ reason: CloseReason) {
+        switch unsafe channels[index].phase {
+        case .free, .closing:
+            return
+        case .handshaking:
+            handshakingCount -= 1
+            if reason == .handshakeFailed { tally.handshakeFailures += 1 }
+            unsafe channels[index].closeReason = reason
+        case .established:
+            unsafe channels[index].closeReason = reason
+        case .draining, .lingering:
+            break
+        }
+        unsafe channels[index].phase = .closing
+        returnBuffers(index)
+        backend.close(UInt32(index))
+    }
+
+    private mutating func returnBuffers(_ index: Int) {
+        unsafe channels[index].session?.dropCiphertext()
+        while unsafe channels[index].firstBuffer != .max { returnFirstBuffer(index) }
+    }
+
+    /// A channel that leaves reads on, only to see the peer's end.
+    private mutating func resumeReceiving(_ index: Int) {
+        guard unsafe channels[index].isPaused else { return }
+        unsafe channels[index].isPaused = false
+        backend.setReceiving(UInt32(index), true)
+    }
+
+    private mutating func closed(_ slot: UInt32) {
+        let index = Int(slot)
+        let channel = identity(index)
+        let reason = unsafe channels[index].closeReason
+        let isListed = unsafe channels[index].isListed
+        unsafe channels[index] = Channel()
+        unsafe channels[index].isListed = isListed
+        unsafe channels[index].generation = channel.generation &+ 1
+        freeIndexes.append(slot)
+        channelCount -= 1
+        events.append(.closed(channel, reason))
+        if acceptAgainMs != 0 { acceptAgain() }
+    }
+
+    /// Ends what drains or lingers too long, and resumes accepting.
+    private mutating func checkDeadlines(nowMs: UInt64) {
+        if acceptAgainMs != 0, nowMs >= acceptAgainMs { acceptAgain() }
+        var kept = 0
+        for position in leaving.indices {
+            let slot = leaving[position]
+            switch unsafe channels[Int(slot)].phase {
+            case .draining, .lingering:
+                if unsafe nowMs < channels[Int(slot)].deadlineMs {
+                    leaving[kept] = slot
+                    kept += 1
+                } else {
+                    shut(Int(slot), .local)
+                }
+            case .free, .handshaking, .established, .closing:
+                break
+            }
+        }
+        leaving.removeSubrange(kept...)
+    }
+
+    private mutating func acceptAgain() {
+        acceptAgainMs = 0
+        switch listener {
+        case .some(let socket): backend.startAccepting(socket)
+        case .none: break
+        }
+    }
+
+    // MARK: Looking
+
+    /// What was counted since the server began.
+    package var counters: TransportCounters {
+        var counters = tally
+        counters.backend = backend.counters
+        return counters
+    }
+
+    private func identity(_ index: Int) -> ChannelID {
+        ChannelID(index: UInt32(index), generation: unsafe channels[index].generation)
+    }
+
+    /// The place of a channel that is open.
+    private func find(_ channel: ChannelID) -> Int? {
+        let index = Int(channel.index)
+        guard index < limits.channelsMax,
+            unsafe channels[index].generation == channel.generation,
+            unsafe channels[index].phase != .free
+        else { return nil }
+        return index
+    }
+}

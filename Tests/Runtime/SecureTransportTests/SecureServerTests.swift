@@ -1,0 +1,311 @@
+import Glibc
+import Synchronization
+import Testing
+
+import LinuxIO
+import SecureTransport
+import TLSEngine
+
+let backends: [BackendKind] = [.ring, .epoll]
+
+@Suite(.serialized) struct SecureServerTests {
+    @Test(arguments: backends) func bytesOfEverySizeComeBack(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, _ in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            for size in [1, 2, 12, 100, 4_096, 16_383, 16_384, 16_385, 65_536, 300_000] {
+                let bytes = pattern(size, seed: size)
+                let sender = Unchecked(client)
+                let thread = TestThread { try? sender.value.send(bytes) }
+                thread.join()
+                #expect(try client.receive(exactly: size) == bytes)
+            }
+            try client.sayGoodbye()
+            #expect(client.receiveEnd() == .closedByPeer)
+        }
+        #expect(log.closeReasons == [.closedByPeer] || log.closeReasons.isEmpty)
+        #expect(log.counters.handshakes == 1)
+    }
+
+    @Test(arguments: backends) func recordsCutAtEveryByteAreRead(_ kind: BackendKind) throws {
+        _ = try withServer(kind) { port, _ in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            var expected: [UInt8] = []
+            var ciphertext: [UInt8] = []
+            for index in 1...12 {
+                let bytes = pattern(index * 7, seed: index)
+                expected += bytes
+                ciphertext += client.sealed(bytes)
+            }
+            for byte in ciphertext { try client.write([byte]) }
+            #expect(try client.receive(exactly: expected.count) == expected)
+        }
+    }
+
+    @Test(arguments: backends) func manyChannelsAtOnceNeverMix(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, _ in
+            let context = try TestTLS.client()
+            try concurrently(64) { index in
+                let client = try TestClient(port: port, context: context)
+                try client.handshake()
+                for round in 0..<10 {
+                    let bytes = pattern(1_000 + index * 37 + round, seed: index &* 1_000 &+ round)
+                    try client.send(bytes, recordBytes: 700)
+                    let echoed = try client.receive(exactly: bytes.count)
+                    if echoed != bytes { throw TestClient.Ended(failure: .protocolViolation) }
+                }
+                try client.sayGoodbye()
+                client.close()
+            }
+        }
+        #expect(log.counters.handshakes == 64)
+        #expect(log.counters.handshakeFailures == 0)
+        #expect(log.count { if case .opened = $0 { true } else { false } } == 64)
+        #expect(log.count { if case .established = $0 { true } else { false } } == 64)
+    }
+
+    @Test(arguments: backends) func aConnectionWithoutALPNIsRefused(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, log in
+            for protocols in [[], ["h2"], ["sluice/2", "sluice/11"]] {
+                let context = try TLSContext(
+                    clientTrusting: TestTLS.authority.certificate, applicationProtocols: protocols)
+                let client = try TestClient(port: port, context: context)
+                #expect(throws: TestClient.Ended.self) { try client.handshake() }
+                client.close()
+            }
+            #expect(log.reaches { $0.channelCount == 0 && $0.counters.handshakeFailures == 3 })
+        }
+        #expect(log.counters.handshakes == 0)
+        #expect(log.closeReasons == [.handshakeFailed, .handshakeFailed, .handshakeFailed])
+    }
+
+    @Test(arguments: backends) func whatIsNotTLSIsRefused(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.write(Array("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8))
+            _ = client.receiveEnd()
+            client.close()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.handshakeFailed])
+    }
+
+    @Test(arguments: backends) func aForgedRecordEndsTheChannel(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            var ciphertext = client.sealed(pattern(100))
+            ciphertext[50] ^= 1
+            try client.write(ciphertext)
+            #expect(client.receiveEnd() == .protocolViolation)
+            client.close()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.protocolViolation])
+    }
+
+    @Test(arguments: backends) func aFloodOfKeyUpdatesIsCut(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            // Each record after a KeyUpdate is one byte of data, so that only the rate is too high.
+            for _ in 0..<40 {
+                client.requestKeyUpdate()
+                do { try client.send([1]) } catch { break }
+            }
+            _ = client.receiveEnd()
+            client.close()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.tooManyKeyUpdates])
+        #expect(log.counters.keyUpdatesRefused == 1)
+    }
+
+    @Test(arguments: backends) func keysAreChangedByThisSide(_ kind: BackendKind) throws {
+        var tls = TLSLimits()
+        tls.recordsPerKey = 8
+        _ = try withServer(kind, tls: tls) { port, _ in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            for round in 0..<40 {
+                let bytes = pattern(50, seed: round)
+                try client.send(bytes)
+                #expect(try client.receive(exactly: 50) == bytes)
+            }
+            #expect(client.keyUpdatesReceived >= 4)
+        }
+    }
+
+    @Test(arguments: backends) func aResetIsSeen(_ kind: BackendKind) throws {
+        let log = try withServer(kind) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            try client.send(pattern(10))
+            _ = try client.receive(exactly: 10)
+            client.reset()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.connectionLost])
+    }
+
+    @Test(arguments: backends) func anEndWithoutGoodbyeIsTruncationAfterItsBytes(
+        _ kind: BackendKind
+    ) throws {
+        let log = try withServer(kind) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            try client.send(pattern(50_000))
+            client.finishSending()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.truncated])
+    }
+
+    @Test(arguments: backends) func whatIsSealedArrivesBeforeTheGoodbye(_ kind: BackendKind) throws
+    {
+        for size in [1, 60_000, 2_000_000] {
+            let log = try withServer(kind, .sendAndClose(size)) { port, log in
+                let client = try TestClient(port: port, context: TestTLS.client())
+                try client.handshake()
+                // Unread bytes on the server's side: its close must not turn into a reset.
+                try client.send(pattern(5_000))
+                #expect(try client.receive(exactly: size) == pattern(size))
+                #expect(client.receiveEnd() == .closedByPeer)
+                client.close()
+                #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+            }
+            #expect(log.closeReasons == [.local])
+        }
+    }
+
+    @Test(arguments: backends) func closeWithASendInFlightFreesTheChannel(
+        _ kind: BackendKind
+    ) throws {
+        var limits = TransportLimits()
+        limits.channelsMax = 2
+        limits.sealedBytesMax = 8 << 20
+        var tls = TLSLimits()
+        tls.outputBytesMax = 16 << 20
+        let log = try withServer(kind, .sendAndAbort(6 << 20), limits: limits, tls: tls) {
+            port, log in
+            for round in 1...6 {
+                let client = try TestClient(
+                    port: port, context: TestTLS.client(), receiveBufferBytes: 4_096)
+                try client.handshake()
+                try client.send([1])
+                #expect(
+                    log.reaches(events: round) { if case .closed = $0 { true } else { false } })
+                _ = client.receiveEnd()
+                client.close()
+            }
+        }
+        #expect(log.closeReasons == [CloseReason](repeating: .local, count: 6))
+    }
+
+    @Test(arguments: backends) func aSlowReaderHoldsNoMoreThanItsLimit(_ kind: BackendKind) throws {
+        let size = 6_000_000
+        _ = try withServer(kind, .send(size)) { port, _ in
+            let client = try TestClient(
+                port: port, context: TestTLS.client(), receiveBufferBytes: 4_096)
+            try client.handshake()
+            usleep(300_000)
+            #expect(try client.receive(exactly: size) == pattern(size))
+        }
+    }
+
+    /// More is received than there are buffers while nobody reads; then everything is read.
+    @Test(arguments: backends) func receiveBuffersRunOutAndComeBack(_ kind: BackendKind) throws {
+        var settings = BackendSettings()
+        settings.bufferCount = 16
+        settings.bufferBytes = 2_048
+        let size = 400_000
+        let log = try withServer(kind, settings: settings) { port, log in
+            let context = try TestTLS.client()
+            let clients = try (0..<6).map { _ in
+                let client = try TestClient(port: port, context: context)
+                try client.handshake()
+                return Unchecked(client)
+            }
+            log.content.withLock { $0.isReading = false }
+            let writers = clients.enumerated().map { index, client in
+                TestThread { try? client.value.send(pattern(size, seed: index)) }
+            }
+            #expect(log.reaches { $0.counters.backend.bufferShortages > 0 })
+            log.content.withLock { $0.isReading = true }
+            let readers = clients.enumerated().map { index, client in
+                ResultThread {
+                    try client.value.receive(exactly: size) == pattern(size, seed: index)
+                }
+            }
+            for reader in readers { #expect(reader.value) }
+            for writer in writers { writer.join() }
+        }
+        #expect(log.counters.backend.bufferShortages > 0)
+    }
+
+    /// One channel that nobody reads cannot take the buffers of the others.
+    @Test(arguments: backends) func oneUnreadChannelLeavesBuffersToOthers(
+        _ kind: BackendKind
+    ) throws {
+        var limits = TransportLimits()
+        limits.heldBuffersMax = 8
+        _ = try withServer(kind, limits: limits) { port, log in
+            let context = try TestTLS.client()
+            let loud = Unchecked(try TestClient(port: port, context: context))
+            try loud.value.handshake()
+            log.content.withLock { $0.isReading = false }
+            let writer = TestThread { try? loud.value.send(pattern(4_000_000)) }
+            #expect(log.reaches(events: 1) { if case .received = $0 { true } else { false } })
+            let other = try TestClient(port: port, context: context)
+            try other.handshake()
+            #expect(log.counters.backend.bufferShortages == 0)
+            log.content.withLock { $0.isReading = true }
+            #expect(try loud.value.receive(exactly: 4_000_000) == pattern(4_000_000))
+            writer.join()
+        }
+    }
+
+    @Test(arguments: backends) func oneMoreThanTheChannelsIsRefused(_ kind: BackendKind) throws {
+        var limits = TransportLimits()
+        limits.channelsMax = 2
+        let log = try withServer(kind, limits: limits) { port, log in
+            let context = try TestTLS.client()
+            let first = try TestClient(port: port, context: context)
+            try first.handshake()
+            let second = try TestClient(port: port, context: context)
+            try second.handshake()
+            let third = try TestClient(port: port, context: context)
+            #expect(throws: TestClient.Ended.self) { try third.handshake() }
+            first.close()
+            #expect(log.reaches { $0.channelCount == 1 })
+            let fourth = try TestClient(port: port, context: context)
+            try fourth.handshake()
+            try fourth.send([9])
+            #expect(try fourth.receive(exactly: 1) == [9])
+        }
+        #expect(log.counters.refused == 1)
+    }
+}
+
+/// Hands a value to another thread while this one leaves it alone.
+struct Unchecked<Value>: @unchecked Sendable {
+    let value: Value
+    init(_ value: Value) { self.value = value }
+}
+
+/// A thread with an answer.
+final class ResultThread: @unchecked Sendable {
+    private var answer = false
+    private var thread: TestThread?
+
+    init(_ body: @escaping @Sendable () throws -> Bool) {
+        thread = TestThread { [self] in answer = (try? body()) ?? false }
+    }
+
+    var value: Bool {
+        thread?.join()
+        thread = nil
+        return answer
+    }
+}
