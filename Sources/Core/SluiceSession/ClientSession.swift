@@ -29,7 +29,7 @@ package enum ClientEvent: Sendable {
 ///
 /// Memory: bodies not yet sent, one partial frame, and events not yet taken, which the credit
 /// given to the broker bounds.
-package struct ClientSession: Sendable {
+package struct ClientSession: PeerSession {
     private struct Stream: Sendable {
         let handle: StreamHandle
         /// Until SUBMIT is sent.
@@ -76,6 +76,11 @@ package struct ClientSession: Sendable {
 
     /// The connection is over; what `takeOutput` still has may be sent before it is closed.
     package var isOver: Bool { core.isOver }
+
+    /// `takeOutput` would return bytes, or might.
+    package var hasOutput: Bool {
+        !core.control.isEmpty || !core.isOver && !(opening.isEmpty && uploading.isEmpty)
+    }
 
     /// Tasks without END.
     package var openStreamCount: Int { openCount }
@@ -150,6 +155,7 @@ package struct ClientSession: Sendable {
 
     /// Ends the session from our side. Open tasks are abandoned.
     package mutating func close() {
+        core.stop()
         lose(.finished)
     }
 
@@ -327,11 +333,11 @@ package struct ClientSession: Sendable {
             throw Violation(.creditExceeded, header)
         }
         streams[index]?.usage.count(
-            Int(header.tokens), isReasoning: header.flags.contains(.reasoning))
+            Int(header.increment), isReasoning: header.flags.contains(.reasoning))
         // What comes after our CANCEL nobody reads.
         guard streams[index]?.isCancelled == false else { return }
         events.append(
-            .chunk(handle, payload: frame.payload, tokens: header.tokens, flags: header.flags))
+            .chunk(handle, payload: frame.payload, tokens: header.increment, flags: header.flags))
     }
 
     private mutating func receiveEnd(_ frame: ReceivedFrame, at index: Int) throws(Violation) {

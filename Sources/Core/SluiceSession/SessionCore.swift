@@ -65,6 +65,8 @@ struct SessionCore: Sendable {
     }
 
     mutating func start(_ handshake: Handshake, nowMs: UInt64) {
+        // Its owner may close a session before it starts.
+        guard !isOver else { return }
         guard case .initial = phase else { preconditionFailure("a session starts once") }
         HelloFrame.encode(
             role: handshake.role, kind: handshake.credentialKind,
@@ -192,6 +194,11 @@ struct SessionCore: Sendable {
             code: violation.code, kindAtFault: violation.rawKind,
             streamAtFault: violation.stream
         ).encode(into: &control)
+        phase = .over
+    }
+
+    /// Ends the session from our side; the control frames that wait are still sent.
+    mutating func stop() {
         phase = .over
     }
 

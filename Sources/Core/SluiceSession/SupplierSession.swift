@@ -23,6 +23,8 @@ package enum SupplierEvent: Sendable {
     case cancelled(StreamHandle, WireCode)
     /// The task did not stop in time after CANCEL; its END is sent and its slot is free.
     case overdue(StreamHandle)
+    /// The END of a task, which had to wait for its last TOKENS, is sent.
+    case finished(StreamHandle)
     /// GO-AWAY came: no more tasks come from here; what runs goes on.
     case draining(WireCode, graceMs: UInt32)
     /// The connection was lost under this task: stop it.
@@ -35,7 +37,7 @@ package enum SupplierEvent: Sendable {
 ///
 /// Memory: bodies of assigned tasks until they are handed out, each within the credit given for
 /// it and the broker's largest body; and answers within the credit that the broker gave.
-package struct SupplierSession: Sendable {
+package struct SupplierSession: PeerSession {
     /// How long after CANCEL a task may take to stop before the session ends it; below the 2 s
     /// of the protocol, to leave room for the tick and the way.
     package static let cancelPatienceMs: UInt64 = 1_000
@@ -97,6 +99,11 @@ package struct SupplierSession: Sendable {
     /// The connection is over; what `takeOutput` still has may be sent before it is closed.
     package var isOver: Bool { core.isOver }
 
+    /// `takeOutput` would return bytes, or might.
+    package var hasOutput: Bool {
+        !core.control.isEmpty || !core.isOver && !writing.isEmpty
+    }
+
     /// Streams without END.
     package var openStreamCount: Int { openCount }
 
@@ -108,6 +115,21 @@ package struct SupplierSession: Sendable {
     package func canWrite(_ handle: StreamHandle) -> Bool {
         guard let index = index(of: handle), let stream = streams[index] else { return true }
         return stream.cancel != nil || stream.answer.fitsCredit
+    }
+
+    /// What a task's own side may still do.
+    package enum TaskState: Equatable, Sendable {
+        case running
+        case cancelled(WireCode)
+        /// END is sent or decided, or the connection is lost.
+        case over
+    }
+
+    /// Whether a task still runs.
+    package func state(of handle: StreamHandle) -> TaskState {
+        guard let index = index(of: handle), let stream = streams[index], stream.end == nil
+        else { return .over }
+        return stream.cancel.map { .cancelled($0.code) } ?? .running
     }
 
     // MARK: Commands about supply
@@ -190,26 +212,29 @@ package struct SupplierSession: Sendable {
     }
 
     /// Ends a task: END follows its last TOKENS, or goes at once after CANCEL. Without a `usage`
-    /// the claim is what STARTED said and what was written.
+    /// the claim is what STARTED said and what was written. Returns the claim.
+    @discardableResult
     package mutating func end(
         _ handle: StreamHandle, code: WireCode, finishReason: FinishReason = .stop,
         usage: Usage? = nil
-    ) {
+    ) -> Usage {
         precondition(code.scope == .stream)
         guard let index = index(of: handle), let stream = streams[index], stream.end == nil
-        else { return }
+        else { return usage ?? Usage() }
         let end = EndFrame(
             code: code, finishReason: finishReason, usage: (usage ?? stream.usage).consistent)
         guard stream.cancel == nil, !stream.answer.isEmpty else {
             end.encode(stream: handle.stream, into: &core.control)
             close(index)
-            return
+            return end.usage
         }
         streams[index]?.end = end
+        return end.usage
     }
 
     /// Ends the session from our side.
     package mutating func close() {
+        core.stop()
         lose(.finished)
     }
 
@@ -273,8 +298,11 @@ package struct SupplierSession: Sendable {
         streams[index]?.isWriting = false
         guard streams[index]?.answer.canSend == true else { return }
         _ = streams[index]?.answer.takeFrame(stream: stream, into: &bytes)
-        if let end = streams[index]?.end, streams[index]?.answer.isEmpty == true {
+        if let handle = streams[index]?.handle, let end = streams[index]?.end,
+            streams[index]?.answer.isEmpty == true
+        {
             end.encode(stream: stream, into: &bytes)
+            events.append(.finished(handle))
             close(index)
             return
         }

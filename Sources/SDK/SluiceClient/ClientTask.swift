@@ -1,0 +1,197 @@
+import SluiceSession
+import SluiceTransport
+import SluiceWire
+import Synchronization
+
+typealias ClientLink = PeerLink<ClientSession>
+
+/// One task of a client from the call to its end: what has arrived and waits to be read, bounded
+/// by the task's window, and who waits for it. Any thread.
+final class ClientTask: Sendable {
+    /// What a reader gets.
+    enum Delivery {
+        /// All frames that had arrived; their credit is given back.
+        case frames([AnswerFrame])
+        /// The reader's own task was cancelled; END has not come yet.
+        case cancelledHere(Receipt)
+        /// Everything was read, and this is how the task ended.
+        case end(Result<Completion, SluiceError>)
+    }
+
+    fileprivate enum Phase {
+        /// For a connection or a free stream.
+        case waiting
+        case open(ClientLink, StreamHandle)
+        case ended(Result<Completion, SluiceError>)
+    }
+
+    fileprivate struct State {
+        var phase = Phase.waiting
+        var frames: [AnswerFrame] = []
+        var readers: [CheckedContinuation<Void, Never>] = []
+        var receipt = Receipt()
+        var isCancelled = false
+        /// An iterator was made.
+        var isIterated = false
+    }
+
+    let submission: Submission
+    /// On the environment's clock.
+    let expiresMs: UInt64
+    private let state = Mutex(State())
+
+    init(_ submission: Submission, expiresMs: UInt64) {
+        self.submission = submission
+        self.expiresMs = expiresMs
+    }
+
+    func makeDecoder() -> AnswerDecoder {
+        AnswerDecoder(isText: submission.terms.encoding == .text)
+    }
+
+    /// What had arrived so far.
+    var receipt: Receipt { state.withLock { $0.receipt } }
+
+    /// The task still waits for a stream.
+    var isWaiting: Bool {
+        state.withLock { state in
+            if case .waiting = state.phase { true } else { false }
+        }
+    }
+
+    // MARK: What the connection says
+
+    /// The task got a stream. False when it was cancelled while it waited.
+    func open(_ link: ClientLink, _ handle: StreamHandle) -> Bool {
+        state.withLock { state in
+            guard case .waiting = state.phase else { return false }
+            state.phase = .open(link, handle)
+            return true
+        }
+    }
+
+    /// The connection was lost before the broker heard of the task: it waits again.
+    func reopen() -> Bool {
+        state.withLock { state in
+            guard case .open = state.phase, !state.isCancelled else { return false }
+            state.phase = .waiting
+            return true
+        }
+    }
+
+    func accepted(_ task: TaskID) {
+        state.withLock { $0.receipt.task = task }
+    }
+
+    func arrived(_ frame: AnswerFrame) {
+        let readers = state.withLock { state in
+            state.receipt.usage.count(
+                Int(frame.tokens), isReasoning: frame.flags.contains(.reasoning))
+            guard !state.isCancelled else { return [CheckedContinuation<Void, Never>]() }
+            state.frames.append(frame)
+            return state.takeReaders()
+        }
+        for reader in readers { reader.resume() }
+    }
+
+    func ended(_ result: Result<Completion, SluiceError>) {
+        let readers = state.withLock { state in
+            guard !state.hasEnded else { return [CheckedContinuation<Void, Never>]() }
+            state.phase = .ended(result)
+            return state.takeReaders()
+        }
+        for reader in readers { reader.resume() }
+    }
+
+    // MARK: What the caller says
+
+    /// What has arrived, waiting for it if need be; with `untilEnd` a cancelled task is waited for
+    /// until its END. Cancelling the calling task cancels this one.
+    func next(untilEnd: Bool) async -> Delivery {
+        while true {
+            if let delivery = take(untilEnd: untilEnd) { return delivery }
+            await withTaskCancellationHandler {
+                await withCheckedContinuation { reader in
+                    let isReady = state.withLock { state in
+                        guard !state.isReady(untilEnd: untilEnd) else { return true }
+                        state.readers.append(reader)
+                        return false
+                    }
+                    if isReady { reader.resume() }
+                }
+            } onCancel: {
+                cancel()
+            }
+        }
+    }
+
+    private func take(untilEnd: Bool) -> Delivery? {
+        let (delivery, grant) = state.withLock { $0.take(untilEnd: untilEnd) }
+        if let grant {
+            grant.link.command { $0.consumed(grant.bytes, of: grant.handle) }
+        }
+        return delivery
+    }
+
+    /// Cancels; END still comes if the broker knows the task.
+    func cancel() {
+        let (readers, open) = state.withLock { state in
+            guard !state.isCancelled, !state.hasEnded else {
+                return ([CheckedContinuation<Void, Never>](), nil as (ClientLink, StreamHandle)?)
+            }
+            state.isCancelled = true
+            state.frames = []
+            var open: (ClientLink, StreamHandle)?
+            switch state.phase {
+            case .open(let link, let handle): open = (link, handle)
+            case .waiting: state.phase = .ended(.failure(.cancelled(state.receipt)))
+            case .ended: break
+            }
+            return (state.takeReaders(), open)
+        }
+        for reader in readers { reader.resume() }
+        if let (link, handle) = open { link.perform { $0.cancel(handle) } }
+    }
+
+    /// An iterator was made: it decides from now on.
+    func iterate() {
+        state.withLock { $0.isIterated = true }
+    }
+
+    /// The answer was let go.
+    func answerReleased() {
+        guard !state.withLock({ $0.isIterated }) else { return }
+        cancel()
+    }
+}
+
+extension ClientTask.State {
+    var hasEnded: Bool {
+        if case .ended = phase { true } else { false }
+    }
+
+    /// A reader would get something.
+    func isReady(untilEnd: Bool) -> Bool {
+        !frames.isEmpty || hasEnded || isCancelled && !untilEnd
+    }
+
+    /// What a reader gets, and the credit to give back for it.
+    mutating func take(
+        untilEnd: Bool
+    ) -> (ClientTask.Delivery?, (link: ClientLink, handle: StreamHandle, bytes: UInt64)?) {
+        guard frames.isEmpty else {
+            let taken = frames
+            frames = []
+            guard case .open(let link, let handle) = phase else { return (.frames(taken), nil) }
+            let bytes = taken.reduce(0) { $0 + $1.creditBytes }
+            return (.frames(taken), (link, handle, bytes))
+        }
+        if case .ended(let result) = phase { return (.end(result), nil) }
+        return (isCancelled && !untilEnd ? .cancelledHere(receipt) : nil, nil)
+    }
+
+    mutating func takeReaders() -> [CheckedContinuation<Void, Never>] {
+        defer { readers = [] }
+        return readers
+    }
+}
