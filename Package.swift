@@ -208,6 +208,12 @@ let testTargets: [Target] = [
     tests(
         "SecureTransportTests", in: "Runtime",
         uses: ["SecureTransport", "TLSEngine", "LinuxIO", "ContentArena"]),
+    tests(
+        "SDKTests", in: "SDK",
+        uses: [
+            "SluiceWire", "SluiceSession", "SluiceTransport", "SluiceClient", "SluiceSupplier",
+            "SluiceTesting",
+        ], packages: [nioCore, nioPosix, nioSSL]),
 ]
 
 let package = Package(

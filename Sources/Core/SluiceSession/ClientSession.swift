@@ -1,26 +1,5 @@
 package import SluiceWire
 
-/// What a client's session tells its owner, in order.
-package enum ClientEvent: Sendable {
-    /// WELCOME came: tasks may be submitted.
-    case connected(WelcomeFrame)
-    /// QUEUED came: the task is accepted.
-    case accepted(StreamHandle, TaskID, position: UInt32)
-    /// One TOKENS frame. Its cost, 12 + payload, is given back by `consumed`.
-    case chunk(StreamHandle, payload: [UInt8], tokens: UInt16, flags: FrameFlags)
-    /// END came; the stream is free.
-    case ended(StreamHandle, TaskID?, EndFrame)
-    /// A stream was free again while a `submit` had found none.
-    case streamFree
-    /// GO-AWAY came: submit elsewhere; what runs goes on.
-    case draining(WireCode, graceMs: UInt32)
-    /// The connection was lost under this task. `usage` is what had arrived. With `wasSent` false
-    /// the broker never heard of it, and it may be submitted elsewhere without harm.
-    case abandoned(StreamHandle, TaskID?, usage: Usage, wasSent: Bool)
-    /// The connection is over; the last event.
-    case lost(ConnectionLoss)
-}
-
 /// A client's half of one connection: pure, no clock, no I/O.
 ///
 /// Order of use: `start`; then in any order `receive`, `tick` and the commands; after each of them
@@ -30,6 +9,27 @@ package enum ClientEvent: Sendable {
 /// Memory: bodies not yet sent, one partial frame, and events not yet taken, which the credit
 /// given to the broker bounds.
 package struct ClientSession: PeerSession {
+    /// What a client's session tells its owner, in order.
+    package enum Event: Sendable {
+        /// WELCOME came: tasks may be submitted.
+        case connected(WelcomeFrame)
+        /// QUEUED came: the task is accepted.
+        case accepted(StreamHandle, TaskID, position: UInt32)
+        /// One TOKENS frame. Its cost, 12 + payload, is given back by `consumed`.
+        case chunk(StreamHandle, payload: [UInt8], tokens: UInt16, flags: FrameFlags)
+        /// END came; the stream is free.
+        case ended(StreamHandle, TaskID?, EndFrame)
+        /// A stream was free again while a `submit` had found none.
+        case streamFree
+        /// GO-AWAY came: submit elsewhere; what runs goes on.
+        case draining(WireCode, graceMs: UInt32)
+        /// The connection was lost under this task. `usage` is what had arrived. With `wasSent` false
+        /// the broker never heard of it, and it may be submitted elsewhere without harm.
+        case abandoned(StreamHandle, TaskID?, usage: Usage, wasSent: Bool)
+        /// The connection is over; the last event.
+        case lost(ConnectionLoss)
+    }
+
     private struct Stream: Sendable {
         let handle: StreamHandle
         /// Until SUBMIT is sent.
@@ -45,7 +45,7 @@ package struct ClientSession: PeerSession {
 
     private let handshake: Handshake
     private var core = SessionCore()
-    private var events: [ClientEvent] = []
+    private var events: [Event] = []
     /// By stream number; grows to the highest number used.
     private var streams: [Stream?] = []
     private var freeStreams: [UInt32] = []
@@ -187,7 +187,7 @@ package struct ClientSession: PeerSession {
     // MARK: Work out
 
     /// What happened since the last call, in order.
-    package mutating func takeEvents() -> [ClientEvent] {
+    package mutating func takeEvents() -> [Event] {
         defer { events = [] }
         return events
     }

@@ -11,33 +11,33 @@ package struct Assignment: Sendable {
     package let expiresMs: UInt64
 }
 
-/// What a supplier's session tells its owner, in order.
-package enum SupplierEvent: Sendable {
-    /// WELCOME came: models may be offered.
-    case connected(WelcomeFrame)
-    /// A task with its whole body: run it, then say `end`.
-    case assigned(StreamHandle, Assignment)
-    /// A write that was told to wait may go on.
-    case writable(StreamHandle)
-    /// CANCEL came: stop and say `end`; what was not sent is dropped.
-    case cancelled(StreamHandle, WireCode)
-    /// The task did not stop in time after CANCEL; its END is sent and its slot is free.
-    case overdue(StreamHandle)
-    /// The END of a task, which had to wait for its last TOKENS, is sent.
-    case finished(StreamHandle)
-    /// GO-AWAY came: no more tasks come from here; what runs goes on.
-    case draining(WireCode, graceMs: UInt32)
-    /// The connection was lost under this task: stop it.
-    case abandoned(StreamHandle)
-    /// The connection is over; the last event.
-    case lost(ConnectionLoss)
-}
-
 /// A supplier's half of one connection: pure, no clock, no I/O. Used like `ClientSession`.
 ///
 /// Memory: bodies of assigned tasks until they are handed out, each within the credit given for
 /// it and the broker's largest body; and answers within the credit that the broker gave.
 package struct SupplierSession: PeerSession {
+    /// What a supplier's session tells its owner, in order.
+    package enum Event: Sendable {
+        /// WELCOME came: models may be offered.
+        case connected(WelcomeFrame)
+        /// A task with its whole body: run it, then say `end`.
+        case assigned(StreamHandle, Assignment)
+        /// A write that was told to wait may go on.
+        case writable(StreamHandle)
+        /// CANCEL came: stop and say `end`; what was not sent is dropped.
+        case cancelled(StreamHandle, WireCode)
+        /// The task did not stop in time after CANCEL; its END is sent and its slot is free.
+        case overdue(StreamHandle)
+        /// The END of a task, which had to wait for its last TOKENS, is sent.
+        case finished(StreamHandle)
+        /// GO-AWAY came: no more tasks come from here; what runs goes on.
+        case draining(WireCode, graceMs: UInt32)
+        /// The connection was lost under this task: stop it.
+        case abandoned(StreamHandle)
+        /// The connection is over; the last event.
+        case lost(ConnectionLoss)
+    }
+
     /// How long after CANCEL a task may take to stop before the session ends it; below the 2 s
     /// of the protocol, to leave room for the tick and the way.
     package static let cancelPatienceMs: UInt64 = 1_000
@@ -72,7 +72,7 @@ package struct SupplierSession: PeerSession {
 
     private let handshake: Handshake
     private var core = SessionCore()
-    private var events: [SupplierEvent] = []
+    private var events: [Event] = []
     /// By stream number; grows to the highest number used.
     private var streams: [Stream?] = []
     private var openCount = 0
@@ -274,7 +274,7 @@ package struct SupplierSession: PeerSession {
     // MARK: Work out
 
     /// What happened since the last call, in order.
-    package mutating func takeEvents() -> [SupplierEvent] {
+    package mutating func takeEvents() -> [Event] {
         defer { events = [] }
         return events
     }

@@ -220,7 +220,7 @@ final class ClientCore: Sendable {
 
     // MARK: Events
 
-    private func handle(_ events: [ClientEvent], of connection: Connection) {
+    private func handle(_ events: [ClientSession.Event], of connection: Connection) {
         for event in events {
             switch event {
             case .connected:

@@ -47,6 +47,7 @@ public struct SluiceClient: Sendable {
     /// Runs `body` with a client. When it returns or throws, open tasks are cancelled and the
     /// connection is closed. Throws `TransportError` for a configuration that cannot work, and
     /// what `body` throws.
+    @discardableResult
     public static func withClient<Value: Sendable>(
         _ configuration: Configuration, _ body: (SluiceClient) async throws -> Value
     ) async throws -> Value {
@@ -55,6 +56,7 @@ public struct SluiceClient: Sendable {
     }
 
     /// The same over a transport and clock of the caller's.
+    @discardableResult
     package static func withClient<Value: Sendable>(
         _ configuration: Configuration, environment: SessionEnvironment,
         _ body: (SluiceClient) async throws -> Value

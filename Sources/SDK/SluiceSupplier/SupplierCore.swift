@@ -227,7 +227,7 @@ final class SupplierCore: Sendable {
 
     // MARK: Events
 
-    private func handle(_ events: [SluiceSession.SupplierEvent], of connection: Connection) {
+    private func handle(_ events: [SupplierSession.Event], of connection: Connection) {
         for event in events {
             switch event {
             case .connected:
