@@ -43,7 +43,9 @@ public struct TaskResult: Hashable, Sendable {
 /// end, or cancelling the task that iterates, cancels the task at the broker; so does letting go
 /// of an answer that was never read.
 public struct Answer: AsyncSequence, Sendable {
+    /// A piece of the answer.
     public typealias Element = AnswerChunk
+    /// How a task ends other than as it should.
     public typealias Failure = SluiceError
 
     let lifetime: AnswerLifetime
