@@ -216,6 +216,26 @@ let testTargets: [Target] = [
         ], packages: [nioCore, nioPosix, nioSSL]),
 ]
 
+/// Programs that measure. Only `SLUICE_BENCHMARKS=1` builds them, so that nobody else does.
+let benchmarkTargets: [Target] =
+    Context.environment["SLUICE_BENCHMARKS"] == nil
+    ? []
+    : [
+        .executableTarget(
+            name: "nio-relay", dependencies: [nioCore, nioPosix, nioTLS, nioSSL],
+            path: "Benchmarks/nio-relay", swiftSettings: testSettings),
+        .systemLibrary(
+            name: "CEvents", path: "Benchmarks/CEvents",
+            providers: [.apt(["linux-libc-dev"])]),
+        .executableTarget(
+            name: "load-driver",
+            dependencies: [
+                "CEvents", "COpenSSL", "SluiceWire", "SluiceRecordFormat", "SharedMemory",
+                argumentParser,
+            ],
+            path: "Benchmarks/load-driver", swiftSettings: testSettings),
+    ]
+
 let package = Package(
     name: "sluice",
     platforms: [.macOS(.v15), .iOS(.v18)],
@@ -239,6 +259,6 @@ let package = Package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),
     ],
-    targets: modules.indices.map { target(at: $0) } + testTargets,
+    targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets,
     swiftLanguageModes: [.v6]
 )
