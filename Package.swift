@@ -119,7 +119,7 @@ let modules: [Module] = [
     Module(
         .product, "Worker", uses: ["SluiceWire", "SluiceSupplier"],
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
-        resources: [.copy("Resources")]),
+        resources: [.embedInCode("Resources/demo.txt")]),
     Module(
         .product, "Development",
         uses: [

@@ -26,6 +26,8 @@ package struct StreamEvent: Equatable {
     package var usage: EngineUsage?
     /// The event reports a failure: it has an `error`, or a choice stopped because of one.
     package var isError = false
+    /// The event has an `error`.
+    package var hasErrorBody = false
     /// HTTP-like status of `error.code`, where there is one.
     package var errorStatus: Int?
 
@@ -111,6 +113,7 @@ package struct StreamEvent: Equatable {
 
     private mutating func readError(_ cursor: inout JSONCursor) throws(JSONFault) {
         isError = true
+        hasErrorBody = true
         guard try cursor.peekKind() == .object else {
             try cursor.skipValue()
             return

@@ -1,0 +1,127 @@
+import AsyncHTTPClient
+import Foundation
+import NIOCore
+import NIOHTTP1
+
+/// Where an OpenAI-compatible server is reached.
+package struct UpstreamAddress: Sendable {
+    /// Everything before `/chat/completions`, without a slash at the end.
+    package let base: String
+    /// Bearer key; never printed.
+    package let key: String?
+
+    /// Reads a URL: with a path it is the base as it stands (`https://host/api/v1`), without one
+    /// `/v1` is added. Nil for anything but http and https with a host and no query.
+    package init?(_ url: String, key: String? = nil) {
+        var base = url
+        while base.hasSuffix("/") { base.removeLast() }
+        guard let parsed = URL(string: base), let scheme = parsed.scheme?.lowercased(),
+            scheme == "http" || scheme == "https", let host = parsed.host, !host.isEmpty,
+            parsed.query == nil, parsed.fragment == nil, parsed.user == nil
+        else { return nil }
+        self.base = parsed.path.isEmpty ? base + "/v1" : base
+        self.key = key
+    }
+}
+
+/// The HTTP side of an upstream: one client for tasks and one for the model list, so that the
+/// list has a connection of its own and neither waits for the other.
+package struct UpstreamClient: Sendable {
+    /// What the model list's request came to.
+    package enum ListAnswer: Equatable {
+        case models([ListedModel])
+        /// The server is there but has no such list.
+        case unsupported
+        /// No answer in time, though the server may be busy with a task.
+        case silent
+        case unreachable
+    }
+
+    /// Longest model list in bytes.
+    static let listBytesMax = 4 << 20
+    /// Idle connections are closed before servers do it (uvicorn: 5 s), so that a task is not
+    /// sent on a connection that is just being closed.
+    private static let idleTimeout = TimeAmount.seconds(4)
+
+    private let address: UpstreamAddress
+    private let tasks: HTTPClient
+    private let lists: HTTPClient
+
+    /// Makes the clients; nothing is sent yet.
+    ///
+    /// - Parameters:
+    ///   - connectionsMax: Most tasks at once.
+    package init(_ address: UpstreamAddress, connectionsMax: Int) {
+        self.address = address
+        var configuration = HTTPClient.Configuration()
+        // Only the upstream that was given is ever called.
+        configuration.redirectConfiguration = .disallow
+        configuration.httpVersion = .http1Only
+        configuration.timeout.connect = .seconds(10)
+        configuration.connectionPool.idleTimeout = Self.idleTimeout
+        configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = connectionsMax
+        // A refused connection is an answer: the upstream is down, and another supplier may do.
+        configuration.connectionPool.retryConnectionEstablishment = false
+        tasks = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+        configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 1
+        lists = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+    }
+
+    /// Closes every connection.
+    package func shutdown() async {
+        try? await tasks.shutdown()
+        try? await lists.shutdown()
+    }
+
+    /// Sends a request; returns when its response begins.
+    func post(_ path: String, body: [UInt8]) async throws -> HTTPClientResponse {
+        var request = HTTPClientRequest(url: address.base + path)
+        request.method = .POST
+        request.headers.add(name: "Content-Type", value: "application/json")
+        request.headers.add(name: "Accept", value: "text/event-stream")
+        authorise(&request)
+        request.body = .bytes(ByteBuffer(bytes: body))
+        // The task's own deadline cancels the Swift task; this one only has to be later.
+        return try await tasks.execute(request, deadline: .distantFuture)
+    }
+
+    /// Asks for the model list.
+    package func list(timeout: Duration) async -> ListAnswer {
+        await withTaskGroup(of: ListAnswer?.self) { group in
+            group.addTask {
+                try? await Task.sleep(for: timeout)
+                return .silent
+            }
+            group.addTask { await list() }
+            let first = await group.next() ?? nil
+            group.cancelAll()
+            return first ?? .silent
+        }
+    }
+
+    private func list() async -> ListAnswer {
+        var request = HTTPClientRequest(url: address.base + "/models")
+        request.headers.add(name: "Accept", value: "application/json")
+        authorise(&request)
+        do {
+            let response = try await lists.execute(request, deadline: .distantFuture)
+            switch response.status.code {
+            case 200:
+                let body = try await response.body.collect(upTo: Self.listBytesMax)
+                guard let models = try? ListedModel.read(Array(body.readableBytesView)) else {
+                    return .unsupported
+                }
+                return .models(models)
+            case 404, 405, 501: return .unsupported
+            default: return .unreachable
+            }
+        } catch {
+            return .unreachable
+        }
+    }
+
+    private func authorise(_ request: inout HTTPClientRequest) {
+        guard let key = address.key else { return }
+        request.headers.add(name: "Authorization", value: "Bearer \(key)")
+    }
+}

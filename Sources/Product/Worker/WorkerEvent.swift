@@ -1,0 +1,116 @@
+import Foundation
+package import SluiceWire
+import Synchronization
+
+/// Everything that a worker ever says. A closed list of numbers, codes, task ids and model names:
+/// there is no case that could hold a prompt or an answer.
+package enum WorkerEvent: Equatable, Sendable {
+    /// A connection to a broker stands.
+    case connected(broker: String)
+    /// A connection to a broker was lost; the worker connects again.
+    case disconnected(broker: String, code: WireCode?)
+    /// These models are offered now, and nothing else; names that cannot travel were skipped.
+    case offered(models: [String], skippedCount: Int)
+    /// The upstream does not answer: nothing is offered until it does.
+    case upstreamLost
+    /// The task completed.
+    case ended(task: TaskID, model: String, reason: FinishReason, usage: Usage)
+    /// The task did not complete.
+    case failed(task: TaskID, model: String, code: WireCode, usage: Usage)
+    /// The task was cancelled; `upstreamClosed` says whether a request was open at the upstream
+    /// and its connection was closed (nil for an engine that has no upstream).
+    case cancelled(task: TaskID, model: String, tokens: Int, upstreamClosed: Bool?)
+    /// No new tasks; the running ones have this long.
+    case draining(seconds: Int)
+    /// The worker ends.
+    case stopped(code: WireCode?)
+
+    /// The event as one JSON object, without a line end.
+    package var line: String {
+        switch self {
+        case .connected(let broker): Self.object("connected", [("broker", Self.string(broker))])
+        case .disconnected(let broker, let code):
+            Self.object(
+                "disconnected", [("broker", Self.string(broker)), ("code", Self.name(code))])
+        case .offered(let models, let skippedCount):
+            Self.object(
+                "offered",
+                [
+                    ("models", "[" + models.map(Self.string).joined(separator: ",") + "]"),
+                    ("skipped", String(skippedCount)),
+                ])
+        case .upstreamLost: Self.object("upstream_lost", [])
+        case .ended(let task, let model, let reason, let usage):
+            Self.object(
+                "ended",
+                Self.task(task, model) + [("finishReason", Self.string("\(reason)"))]
+                    + Self.counts(usage))
+        case .failed(let task, let model, let code, let usage):
+            Self.object(
+                "failed", Self.task(task, model) + [("code", Self.name(code))] + Self.counts(usage))
+        case .cancelled(let task, let model, let tokens, let upstreamClosed):
+            Self.object(
+                "cancelled",
+                Self.task(task, model) + [("tokens", String(tokens))]
+                    + (upstreamClosed.map { [("upstreamClosed", String($0))] } ?? []))
+        case .draining(let seconds): Self.object("draining", [("seconds", String(seconds))])
+        case .stopped(let code): Self.object("stopped", [("code", Self.name(code))])
+        }
+    }
+
+    private static func task(_ task: TaskID, _ model: String) -> [(String, String)] {
+        [("task", string(task.description)), ("model", string(model))]
+    }
+
+    private static func counts(_ usage: Usage) -> [(String, String)] {
+        [
+            ("inputTokens", String(usage.inputTokens)),
+            ("cachedTokens", String(usage.cachedTokens)),
+            ("outputTokens", String(usage.outputTokens)),
+            ("reasoningTokens", String(usage.reasoningTokens)),
+        ]
+    }
+
+    /// A code in snake case, or null.
+    private static func name(_ code: WireCode?) -> String {
+        guard let code else { return "null" }
+        return string(
+            "\(code)".reduce(into: "") { name, letter in
+                name += letter.isUppercase ? "_" + letter.lowercased() : String(letter)
+            })
+    }
+
+    private static func string(_ text: String) -> String {
+        String(decoding: JSONText.quoted(text), as: UTF8.self)
+    }
+
+    private static func object(_ event: String, _ members: [(String, String)]) -> String {
+        "{"
+            + ([("event", string(event))] + members).map { #""\#($0)":\#($1)"# }
+            .joined(separator: ",") + "}"
+    }
+}
+
+/// Writes events as JSON lines, each whole, from any thread.
+package final class WorkerLog: Sendable {
+    private let write: Mutex<@Sendable (String) -> Void>
+
+    /// Makes a log that hands each line, with its end, to `write`; one at a time.
+    package init(_ write: @escaping @Sendable (String) -> Void) {
+        self.write = Mutex(write)
+    }
+
+    /// The log that a process keeps: standard error.
+    package static var standardError: WorkerLog {
+        WorkerLog { line in
+            // A closed standard error must not end the worker.
+            try? FileHandle.standardError.write(contentsOf: Data(line.utf8))
+        }
+    }
+
+    /// Writes one event.
+    package func record(_ event: WorkerEvent) {
+        let line = event.line + "\n"
+        write.withLock { $0(line) }
+    }
+}
