@@ -37,11 +37,12 @@ public final class AnswerWriter: Sendable {
         try await finish(result)
     }
 
-    /// Writes a piece of text that stands for `tokens` more tokens. For tasks with `.text`.
+    /// Writes a piece of text that stands for `tokens` more tokens. For tasks with `.text`; empty
+    /// text only counts, and that in either encoding.
     public func write(
         _ text: String, tokens: Int, reasoning: Bool = false
     ) async throws(SupplierError) {
-        guard isText else { throw .wrongEncoding }
+        guard isText || text.isEmpty else { throw .wrongEncoding }
         try await send(Array(text.utf8), tokens: tokens, flags: reasoning ? [.reasoning] : [])
     }
 

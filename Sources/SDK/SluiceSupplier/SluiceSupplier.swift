@@ -19,6 +19,9 @@ public struct SluiceSupplier: Sendable {
     public struct Configuration: Sendable {
         /// Whose certificates the brokers' certificates may come from.
         public var trust: BrokerTrust
+        /// Tasks that may run at once over all offers and brokers together, for offers that share
+        /// one engine; nil = the sum of the offers' slots.
+        public var slots: Int?
         /// How long running tasks may go on once the supplier drains.
         public var drainTime: Duration
         /// Told what happens, for a log; called from any thread, must not block.
@@ -26,10 +29,12 @@ public struct SluiceSupplier: Sendable {
 
         /// Makes a configuration.
         public init(
-            trust: BrokerTrust = .systemRoots, drainTime: Duration = .seconds(30),
+            trust: BrokerTrust = .systemRoots, slots: Int? = nil,
+            drainTime: Duration = .seconds(30),
             onEvent: (@Sendable (SupplierEvent) -> Void)? = nil
         ) {
             self.trust = trust
+            self.slots = slots
             self.drainTime = drainTime
             self.onEvent = onEvent
         }

@@ -110,14 +110,17 @@ final class SupplierCore: Sendable {
     private func grant(_ state: inout State) {
         let count = state.serving.count
         for (position, connection) in state.serving.enumerated() {
+            func share(of slots: Int) -> Int {
+                slots / count + (position < slots % count ? 1 : 0)
+            }
             var total = 0
             for standing in state.offers {
-                let slots = standing.offer.slots
-                let share = slots / count + (position < slots % count ? 1 : 0)
+                let share = share(of: standing.offer.slots)
                 total += share
                 connection.link.command { $0.grant(standing.id, slots: UInt32(share)) }
             }
-            let bound = UInt32(min(total, Int(WireLimits.slotsMax)))
+            let shared = configuration.slots.map { share(of: max(0, $0)) } ?? total
+            let bound = UInt32(min(total, shared, Int(WireLimits.slotsMax)))
             connection.link.command { $0.grant(.connection, slots: bound) }
         }
     }
