@@ -131,7 +131,7 @@ let modules: [Module] = [
     Module(
         .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
     Module(
-        .command, "sluice-worker", uses: ["SluiceSupplier", "Worker"],
+        .command, "sluice-worker", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
     Module(
         .command, "sluice", uses: ["SluiceWire", "SluiceClient", "Store", "Development"],

@@ -2,7 +2,8 @@ package import SluiceWire
 import Synchronization
 
 /// Runs tasks on the engine that serves their model, and says how each one ended.
-package struct EngineRunner: Sendable {
+package final class EngineRunner: Sendable {
+    private let running = Atomic(0)
     private let engine: @Sendable (_ model: String) -> (any Engine)?
     private let log: WorkerLog
 
@@ -15,10 +16,15 @@ package struct EngineRunner: Sendable {
         self.log = log
     }
 
+    /// Tasks that run now.
+    package var runningCount: Int { running.load(ordering: .relaxed) }
+
     /// Answers one task.
     package func run(
         _ assignment: Assignment, to sink: some AnswerSink
     ) async throws(EngineFailure) -> Usage {
+        running.add(1, ordering: .relaxed)
+        defer { running.subtract(1, ordering: .relaxed) }
         let id = assignment.id
         let model = assignment.model
         guard let engine = engine(model) else {

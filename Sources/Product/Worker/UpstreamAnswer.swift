@@ -80,6 +80,9 @@ package struct UpstreamAnswer {
                     cachedTokens: UInt32(clamping: tally.cachedTokens)))
         }
         if let reason = event.finishReason { finishReason = reason }
+        guard !isOpenAI || data.count + model.utf8.count < EventStreamParser.eventBytesMax else {
+            return fail(.upstreamUnavailable)
+        }
         actions += isOpenAI ? relay(data, event, increment) : write(event, increment)
         if event.isError { actions += fail(.upstreamUnavailable) }
         return actions
@@ -114,7 +117,9 @@ package struct UpstreamAnswer {
     private mutating func failed(with data: [UInt8], _ event: StreamEvent) -> [Action] {
         let code = event.errorStatus.map(UpstreamStatus.code) ?? .upstreamUnavailable
         outcome = .failed(code)
-        guard isOpenAI, data.count <= Self.errorBytesMax else { return [] }
+        // While nothing was sent, a failure that another supplier may not have stays unseen (P26).
+        guard isOpenAI, data.count <= Self.errorBytesMax, code == .upstreamRefused || hasForwarded
+        else { return [] }
         return [.error(data)]
     }
 

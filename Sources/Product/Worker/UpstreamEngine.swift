@@ -211,10 +211,8 @@ package final class UpstreamEngine: Engine {
         by response: HTTPClientResponse, _ assignment: Assignment, sink: some AnswerSink
     ) async -> Ending {
         let code = UpstreamStatus.code(Int(response.status.code))
-        // The text of another failure is about this worker, not for its clients.
-        guard assignment.isOpenAI, Self.tellsClient(response.status) else {
-            return .failed(code, Usage())
-        }
+        // Any other failure is this supplier's alone, and the task goes to another one unseen.
+        guard code == .upstreamRefused, assignment.isOpenAI else { return .failed(code, Usage()) }
         let body = try? await response.body.collect(upTo: UpstreamAnswer.errorBytesMax)
         guard !Task.isCancelled else { return .interrupted(Usage(), wasOpen: true) }
         guard let body, body.readableBytes > 0 else { return .failed(code, Usage()) }
@@ -224,10 +222,5 @@ package final class UpstreamEngine: Engine {
             return .interrupted(Usage(), wasOpen: false)
         }
         return .failed(code, Usage())
-    }
-
-    /// Whether an error's body goes to the client: not where it is about the worker's account.
-    private static func tellsClient(_ status: HTTPResponseStatus) -> Bool {
-        ![401, 402, 407].contains(Int(status.code)) && status.code >= 400
     }
 }

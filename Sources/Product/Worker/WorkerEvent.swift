@@ -8,7 +8,7 @@ package enum WorkerEvent: Equatable, Sendable {
     /// A connection to a broker stands.
     case connected(broker: String)
     /// A connection to a broker was lost; the worker connects again.
-    case disconnected(broker: String, code: WireCode?)
+    case disconnected(broker: String, reason: String)
     /// These models are offered now, and nothing else; names that cannot travel were skipped.
     case offered(models: [String], skippedCount: Int)
     /// The upstream does not answer: nothing is offered until it does.
@@ -20,6 +20,8 @@ package enum WorkerEvent: Equatable, Sendable {
     /// The task was cancelled; `upstreamClosed` says whether a request was open at the upstream
     /// and its connection was closed (nil for an engine that has no upstream).
     case cancelled(task: TaskID, model: String, tokens: Int, upstreamClosed: Bool?)
+    /// The task did not stop within a second of being cancelled.
+    case overdue(task: TaskID)
     /// No new tasks; the running ones have this long.
     case draining(seconds: Int)
     /// The worker ends.
@@ -29,9 +31,10 @@ package enum WorkerEvent: Equatable, Sendable {
     package var line: String {
         switch self {
         case .connected(let broker): Self.object("connected", [("broker", Self.string(broker))])
-        case .disconnected(let broker, let code):
+        case .disconnected(let broker, let reason):
             Self.object(
-                "disconnected", [("broker", Self.string(broker)), ("code", Self.name(code))])
+                "disconnected",
+                [("broker", Self.string(broker)), ("reason", Self.string(Self.plain(reason)))])
         case .offered(let models, let skippedCount):
             Self.object(
                 "offered",
@@ -53,6 +56,7 @@ package enum WorkerEvent: Equatable, Sendable {
                 "cancelled",
                 Self.task(task, model) + [("tokens", String(tokens))]
                     + (upstreamClosed.map { [("upstreamClosed", String($0))] } ?? []))
+        case .overdue(let task): Self.object("overdue", [("task", Self.string(task.description))])
         case .draining(let seconds): Self.object("draining", [("seconds", String(seconds))])
         case .stopped(let code): Self.object("stopped", [("code", Self.name(code))])
         }
@@ -78,6 +82,12 @@ package enum WorkerEvent: Equatable, Sendable {
             "\(code)".reduce(into: "") { name, letter in
                 name += letter.isUppercase ? "_" + letter.lowercased() : String(letter)
             })
+    }
+
+    /// The names in a reason, without their modules: letters and brackets alone.
+    private static func plain(_ reason: String) -> String {
+        let names = reason.replacing("SluiceWire.WireCode.", with: "")
+        return String(names.prefix(80).filter { $0.isASCII && ($0.isLetter || "().".contains($0)) })
     }
 
     private static func string(_ text: String) -> String {

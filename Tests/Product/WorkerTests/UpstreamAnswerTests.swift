@@ -65,4 +65,24 @@ import Worker
         #expect(tokens(actions).map { $0.tokens } == [1])
         #expect(answer.outcome == .failed(.upstreamUnavailable))
     }
+
+    @Test func anErrorAnotherSupplierMayNotHaveIsToldOnlyAfterOutput() {
+        let failure = Array(#"{"error":{"message":"x","code":503}}"#.utf8)
+        var silent = UpstreamAnswer(isOpenAI: true, model: "offer")
+        _ = silent.received(Array(Sample.role.utf8))
+        #expect(silent.received(failure) == [])
+        #expect(silent.outcome == .failed(.upstreamUnavailable))
+        var begun = UpstreamAnswer(isOpenAI: true, model: "offer")
+        _ = begun.received(Array(Sample.hello.utf8))
+        #expect(begun.received(failure) == [.error(failure)])
+        #expect(begun.outcome == .failed(.upstreamUnavailable))
+    }
+
+    @Test func anEventThatTheWireCannotCarryEndsTheAnswer() {
+        var answer = UpstreamAnswer(isOpenAI: true, model: "offer")
+        let bytes = EventStreamParser.eventBytesMax - 20
+        let event = Array(#"{"x":"\#(String(repeating: "y", count: bytes))","choices":[]}"#.utf8)
+        #expect(answer.received(event) == [])
+        #expect(answer.outcome == .failed(.upstreamUnavailable))
+    }
 }

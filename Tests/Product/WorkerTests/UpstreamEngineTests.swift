@@ -229,9 +229,9 @@ import Worker
         (400, WireCode.upstreamRefused, true), (403, .upstreamRefused, true),
         (404, .upstreamRefused, true), (422, .upstreamRefused, true),
         (401, .upstreamUnavailable, false), (402, .upstreamUnavailable, false),
-        (408, .upstreamUnavailable, true), (409, .upstreamUnavailable, true),
-        (429, .upstreamUnavailable, true), (500, .upstreamUnavailable, true),
-        (503, .upstreamUnavailable, true), (302, .upstreamUnavailable, false),
+        (408, .upstreamUnavailable, false), (409, .upstreamUnavailable, false),
+        (429, .upstreamUnavailable, false), (500, .upstreamUnavailable, false),
+        (503, .upstreamUnavailable, false), (302, .upstreamUnavailable, false),
     ])
     func anErrorStatusEndsTheTaskWithTheUpstreamsWords(
         _ status: Int, _ code: WireCode, _ isTold: Bool

@@ -11,8 +11,9 @@ import Worker
     private static let lines: [(WorkerEvent, String)] = [
         (WorkerEvent.connected(broker: "h:1"), #"{"event":"connected","broker":"h:1"}"#),
         (
-            WorkerEvent.disconnected(broker: "h:1", code: .keepAliveTimeout),
-            #"{"event":"disconnected","broker":"h:1","code":"keep_alive_timeout"}"#
+            WorkerEvent.disconnected(
+                broker: "h:1", reason: "peerError(SluiceWire.WireCode.unauthenticated)"),
+            #"{"event":"disconnected","broker":"h:1","reason":"peerError(unauthenticated)"}"#
         ),
         (
             WorkerEvent.offered(models: ["a", "b"], skippedCount: 1),
