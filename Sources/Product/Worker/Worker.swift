@@ -162,11 +162,12 @@ package struct Worker: Sendable {
         for await happening in happenings {
             switch happening {
             case .stopAsked(let reason):
-                let allowance = allowance(reason, runner)
-                log.record(.draining(seconds: Int(allowance.components.seconds)))
+                let grace = grace(reason, runner)
+                log.record(.draining(seconds: Int(grace.components.seconds)))
                 supplier.drain()
                 Task {
-                    try? await Task.sleep(for: allowance)
+                    // The farewell to the brokers takes its own time.
+                    try? await Task.sleep(for: grace + .seconds(2))
                     happened.yield(.overtime)
                 }
             case .ended(let error?): throw .transport(error)
@@ -177,13 +178,11 @@ package struct Worker: Sendable {
         }
     }
 
-    /// How long the process may live on. Without tasks there is nothing to wait for but the
-    /// farewell to the brokers.
-    private func allowance(_ reason: StopReason, _ runner: EngineRunner) -> Duration {
+    /// How long running tasks may go on.
+    private func grace(_ reason: StopReason, _ runner: EngineRunner) -> Duration {
         switch reason {
-        case .parentGone: .seconds(2)
-        case .asked where runner.runningCount == 0: .seconds(2)
-        case .asked: configuration.drainTime + .seconds(2)
+        case .parentGone: .zero
+        case .asked: runner.runningCount == 0 ? .zero : configuration.drainTime
         }
     }
 
