@@ -198,6 +198,12 @@ func tests(_ name: String, in folder: String, uses: [String], packages: [Target.
 let testTargets: [Target] = [
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    .target(
+        name: "RecordTestSupport", path: "Tests/Support/RecordTestSupport",
+        swiftSettings: testSettings),
+    tests(
+        "SharedMemoryTests", in: "Runtime",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "RecordTestSupport"]),
     tests(
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
