@@ -205,6 +205,17 @@ let testTargets: [Target] = [
         "SharedMemoryTests", in: "Runtime",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "RecordTestSupport"]),
     tests(
+        "StoreTests", in: "Product",
+        uses: ["SluiceWire", "SluiceRecordFormat", "Store", "RecordTestSupport"],
+        packages: [grdb]),
+    tests(
+        "SidecarTests", in: "Product",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Sidecar",
+            "sluice-sidecar", "RecordTestSupport",
+        ],
+        packages: [grdb]),
+    tests(
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),

@@ -1,1 +1,154 @@
-// The first declarations of this module follow.
+import Dispatch
+import Foundation
+import SharedMemory
+
+/// The process beside the broker that makes its records durable: rings → segments → store.
+///
+/// Two threads: one copies rings to segments and never waits for the store, the other applies
+/// segments to the store.
+package struct Sidecar: Sendable {
+    /// Where and how a sidecar works.
+    package struct Options: Sendable {
+        /// Holds `journal/` and `sluice.sqlite`; one sidecar at a time.
+        package var dataDirectory: String
+        /// Where brokers make their instances.
+        package var runDirectory: String
+        /// The database; in the data directory unless it has a volume of its own.
+        package var storePath: String
+        /// Time between two looks at the rings.
+        package var pollMs: UInt32 = 10
+        /// Size at which a segment is followed by the next.
+        package var segmentBytes = SegmentLog.segmentBytesDefault
+        /// Copying stops when all segments together reach this: 1 GiB.
+        package var segmentBudgetBytes = 1_024 * 1_024 * 1_024
+        /// A task is lost when its instance is gone and this time has passed since it was
+        /// accepted: the longest deadline and a minute.
+        package var lostAfterUs: UInt64 = 660_000_000
+        /// How long the end waits for the store; what is not applied stays in segments.
+        package var stopWaitMs: UInt64 = 5_000
+
+        package init(dataDirectory: String, runDirectory: String) {
+            self.dataDirectory = dataDirectory
+            self.runDirectory = runDirectory
+            storePath = Self.storePath(dataDirectory: dataDirectory)
+        }
+
+        /// Where the store lies in a data directory.
+        package static func storePath(dataDirectory: String) -> String {
+            dataDirectory + "/sluice.sqlite"
+        }
+
+        /// Where the directory of credentials lies in a data directory.
+        package static func directoryPath(dataDirectory: String) -> String {
+            dataDirectory + "/directory"
+        }
+    }
+
+    /// Exit codes of the process.
+    package enum Exit: Int32, Sendable {
+        case ended = 0
+        /// Another sidecar works on these directories, or they cannot be used.
+        case unusable = 2
+        /// A sync failed or a file is damaged: start again, nothing is lost.
+        case failed = 3
+    }
+
+    private let options: Options
+    private let progress = SharedProgress()
+
+    package init(_ options: Options) {
+        self.options = options
+    }
+
+    /// Asks `run` to drain and return; any thread may call it.
+    package func stop() {
+        progress.requestStop()
+    }
+
+    /// Works until `stop` or a signal (with `handlingSignals`: SIGTERM, SIGINT), or until it
+    /// cannot go on. Blocks the calling thread.
+    package func run(handlingSignals: Bool = false) -> Exit {
+        let signals = handlingSignals ? stopOnSignals() : []
+        defer { signals.forEach { $0.cancel() } }
+        do {
+            try LocalFileSystem.makeDirectory(options.dataDirectory)
+            _ = try LocalFile.openDirectory(options.dataDirectory)
+            try LocalFileSystem.makeDirectory(options.runDirectory)
+            _ = try LocalFile.openDirectory(options.runDirectory)
+        } catch {
+            SidecarLog.write(.directoryUnusable)
+            return .unusable
+        }
+        do {
+            let dataLock = try InstanceLock(path: options.dataDirectory + "/.lock", create: true)
+            defer { _ = dataLock }
+            let readerLock = try InstanceLock(
+                path: options.runDirectory + "/.reader", create: true)
+            defer { _ = readerLock }
+            return try work()
+        } catch .locked {
+            SidecarLog.write(.alreadyRunning)
+            return .unusable
+        } catch {
+            var event = SidecarEvent.fileFailed
+            if case .system(.sync, _) = error { event = .syncFailed }
+            SidecarLog.write(event, [.code: UInt64(error.systemCode)])
+            return .failed
+        }
+    }
+
+    private func work() throws(InstanceError) -> Exit {
+        let segmentDirectory = options.dataDirectory + "/journal"
+        let log = try SegmentLog(directory: segmentDirectory, segmentBytes: options.segmentBytes)
+        if log.damagedCount > 0 {
+            SidecarLog.write(.segmentsDamaged, [.count: UInt64(log.damagedCount)])
+        }
+        let numbers = try SegmentFiles.numbers(segmentDirectory)
+        var segmentBytes = 0
+        for number in numbers {
+            segmentBytes += try SegmentFiles.byteCount(segmentDirectory, number)
+        }
+        var copier = JournalCopier(
+            runDirectory: options.runDirectory, log: log, segmentBytes: segmentBytes,
+            budgetBytes: options.segmentBudgetBytes, progress: progress)
+        let applier = try RecordApplier(
+            segmentDirectory: segmentDirectory, runDirectory: options.runDirectory,
+            storePath: options.storePath, lostAfterUs: options.lostAfterUs, progress: progress)
+        SidecarLog.write(
+            .started, [.segments: UInt64(numbers.count), .bytes: UInt64(segmentBytes)])
+
+        let applying = ApplyingThread(applier, options: options, progress: progress)
+        applying.start()
+        defer { applying.join() }
+        do {
+            while !progress.isStopRequested {
+                _ = try copier.pass()
+                LocalFileSystem.sleep(microseconds: options.pollMs * 1_000)
+            }
+            SidecarLog.write(.stopping)
+            // Brokers may still be ending: take what is there, however many passes that needs.
+            let deadlineUs = LocalFileSystem.monotonicUs() + options.stopWaitMs * 1_000
+            while try !copier.pass(), LocalFileSystem.monotonicUs() < deadlineUs {
+                LocalFileSystem.sleep(microseconds: 1_000)
+            }
+            progress.update { $0.isFinal = true }
+        } catch {
+            progress.requestStop()
+            progress.update { $0.isFinal = true }
+            throw error
+        }
+        applying.join()
+        SidecarLog.write(.stopped)
+        return applying.hasFailed ? .failed : .ended
+    }
+
+    private func stopOnSignals() -> [any DispatchSourceSignal] {
+        [SIGTERM, SIGINT].map { number in
+            signal(number, SIG_IGN)
+            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            source.setEventHandler { [progress] in progress.requestStop() }
+            source.resume()
+            return source
+        }
+    }
+}

@@ -14,6 +14,11 @@ package enum InstanceError: Error, Equatable, Sendable {
     case system(SystemCall, code: Int32)
     /// The caller asked to stop (used by tests that end a closing at every step).
     case interrupted
+
+    /// The kernel's error number, 0 where there is none.
+    package var systemCode: Int32 {
+        if case .system(_, let code) = self { code } else { 0 }
+    }
 }
 
 /// A file that processes share.

@@ -29,6 +29,18 @@ package struct LocalFile: ~Copyable {
         }
     }
 
+    /// Opens an existing file for reading.
+    package static func openForReading(_ path: String) throws(InstanceError) -> LocalFile {
+        try open(path, flags: O_RDONLY)
+    }
+
+    /// Opens a file for reading and writing; with `create` an empty one is made if need be.
+    package static func openForWriting(
+        _ path: String, create: Bool
+    ) throws(InstanceError) -> LocalFile {
+        try open(path, flags: create ? O_RDWR | O_CREAT : O_RDWR)
+    }
+
     /// Opens a directory of this user that nobody else may write to.
     package static func openDirectory(_ path: String) throws(InstanceError) -> LocalFile {
         let file: LocalFile

@@ -1,0 +1,62 @@
+import Dispatch
+import Foundation
+import SharedMemory
+import Synchronization
+
+/// Runs a `RecordApplier` on a thread of its own until the copier is final and all is applied.
+final class ApplyingThread: Sendable {
+    private let applier: RecordApplier
+    private let options: Sidecar.Options
+    private let progress: SharedProgress
+    private let failed = Atomic<Bool>(false)
+    private let ended = DispatchSemaphore(value: 0)
+
+    init(_ applier: RecordApplier, options: Sidecar.Options, progress: SharedProgress) {
+        self.applier = applier
+        self.options = options
+        self.progress = progress
+    }
+
+    /// A segment could not be read or removed.
+    var hasFailed: Bool { failed.load(ordering: .acquiring) }
+
+    func start() {
+        Thread.detachNewThread { [self] in
+            do {
+                try loop()
+            } catch {
+                failed.store(true, ordering: .releasing)
+                progress.requestStop()
+            }
+            ended.signal()
+        }
+    }
+
+    /// Waits for the thread's end; may be called again.
+    func join() {
+        ended.wait()
+        ended.signal()
+    }
+
+    private func loop() throws(InstanceError) {
+        var applier = applier
+        var deadlineUs: UInt64?
+        while true {
+            // Read first: what became durable before it was final is still applied below.
+            let isFinal = progress.snapshot.isFinal
+            if try applier.step() { continue }
+            if applier.isCaughtUp {
+                if isFinal { return }
+                try applier.endLostTasks()
+            } else if isFinal {
+                // The store refuses; its records stay in the segments.
+                let nowUs = LocalFileSystem.monotonicUs()
+                let limitUs = deadlineUs ?? nowUs + options.stopWaitMs * 1_000
+                deadlineUs = limitUs
+                if nowUs >= limitUs { return }
+            }
+            let pauseMs = applier.isStoreRefusing ? max(options.pollMs, 100) : options.pollMs
+            LocalFileSystem.sleep(microseconds: pauseMs * 1_000)
+        }
+    }
+}

@@ -1,0 +1,154 @@
+import SharedMemory
+import SluiceRecordFormat
+import SluiceWire
+import Store
+
+/// Applies the segment log to the store at the store's own pace, deletes segments that are applied
+/// and on the device, and ends tasks whose instance has vanished. One thread owns it.
+struct RecordApplier {
+    private static let recordsPerBatch = 2_048
+    private static let lostCheckIntervalUs: UInt64 = 5_000_000
+
+    private let segmentDirectory: String
+    private let runDirectory: String
+    private let lostAfterUs: UInt64
+    private let storePath: String
+    private var store: Store?
+    private let progress: SharedProgress
+    private var position: SegmentPosition
+    private var busyGate = EventGate()
+    private var isFailing = false
+    private var lostCheck: LostCheck?
+    private var nextLostCheckUs: UInt64 = 0
+
+    /// Instances that were there at one moment, and the pass that began after it.
+    private struct LostCheck {
+        var present: Set<UInt64>
+        var pass: UInt64
+    }
+
+    /// Starts at the oldest segment; the store's cursors skip what it has.
+    init(
+        segmentDirectory: String, runDirectory: String, storePath: String,
+        lostAfterUs: UInt64, progress: SharedProgress
+    ) throws(InstanceError) {
+        self.segmentDirectory = segmentDirectory
+        self.runDirectory = runDirectory
+        self.lostAfterUs = lostAfterUs
+        self.storePath = storePath
+        self.progress = progress
+        let first = try SegmentFiles.numbers(segmentDirectory).first ?? 1
+        position = SegmentPosition(segment: first, offset: RecordWords.byteCount)
+    }
+
+    /// The store did not take the last batch; wait before trying again.
+    var isStoreRefusing: Bool { isFailing }
+
+    /// Everything durable is in the store.
+    var isCaughtUp: Bool { position >= progress.snapshot.end }
+
+    /// Applies at most one batch. True if there was something to do and it was done.
+    mutating func step() throws(InstanceError) -> Bool {
+        let end = progress.snapshot.end
+        if position >= end { return false }
+        if position.segment < end.segment {
+            let size = try SegmentFiles.byteCount(segmentDirectory, position.segment)
+            if position.offset + RecordWords.byteCount > size { return try finishSegment() }
+            return try apply(upTo: size)
+        }
+        return try apply(upTo: end.offset)
+    }
+
+    private mutating func apply(upTo limit: Int) throws(InstanceError) -> Bool {
+        let end = min(limit, position.offset + Self.recordsPerBatch * RecordWords.byteCount)
+        let records = try SegmentFiles.records(segmentDirectory, from: position, to: end)
+        do {
+            _ = try openStore().applyBatch(records)
+        } catch {
+            report(error)
+            return false
+        }
+        recovered()
+        position.offset = end
+        return true
+    }
+
+    /// The segment is applied: once that is on the device, the segment has done its work.
+    private mutating func finishSegment() throws(InstanceError) -> Bool {
+        do {
+            guard try openStore().checkpoint() else { return false }
+        } catch {
+            report(error)
+            return false
+        }
+        recovered()
+        let path = SegmentFiles.path(segmentDirectory, position.segment)
+        let size = try SegmentFiles.byteCount(segmentDirectory, position.segment)
+        try LocalFileSystem.remove(path)
+        progress.update { $0.segmentBytes -= size }
+        let following = try SegmentFiles.numbers(segmentDirectory)
+        position = SegmentPosition(
+            segment: following.first { $0 > position.segment } ?? position.segment + 1,
+            offset: RecordWords.byteCount)
+        return true
+    }
+
+    /// Ends tasks as `lost` that were accepted longer ago than any deadline and whose instance is
+    /// gone, when nothing about them can still be on its way.
+    mutating func endLostTasks() throws(InstanceError) {
+        let nowUs = LocalFileSystem.monotonicUs()
+        guard let check = lostCheck else {
+            guard nowUs >= nextLostCheckUs else { return }
+            lostCheck = LostCheck(
+                present: Set(try InstanceDirectory.findInstances(runDirectory)),
+                pass: progress.snapshot.passesBegun + 1)
+            return
+        }
+        // An instance that was absent then had published everything about its tasks before. All
+        // of that is copied once a later pass reached every ring's end, and applied now.
+        let state = progress.snapshot
+        guard state.drainedPass >= check.pass, position >= state.drainedEnd else { return }
+        lostCheck = nil
+        nextLostCheckUs = nowUs + Self.lostCheckIntervalUs
+        let wallUs = LocalFileSystem.wallUs()
+        guard wallUs > lostAfterUs else { return }
+        do {
+            let store = try openStore()
+            let lost = try store.openTasks(acceptedBefore: wallUs - lostAfterUs)
+                .filter { !check.present.contains($0.task.instance) }
+            guard !lost.isEmpty else { return }
+            try store.closeAsLost(lost, atUs: wallUs)
+            SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])
+        } catch {
+            report(error)
+        }
+    }
+
+    /// Opened when first needed and again after a failure to open, so that a locked or broken
+    /// database never keeps the copier waiting.
+    private mutating func openStore() throws(StoreError) -> Store {
+        if let store { return store }
+        let opened = try Store(path: storePath, durability: .checkpoint)
+        store = opened
+        return opened
+    }
+
+    private mutating func report(_ error: StoreError) {
+        isFailing = true
+        guard busyGate.opens(nowUs: LocalFileSystem.monotonicUs()) else { return }
+        switch error {
+        case .locked: SidecarLog.write(.storeBusy)
+        case .full: SidecarLog.write(.storeFull)
+        case .failed(let code): SidecarLog.write(.storeFailed, [.code: UInt64(code)])
+        case .damaged, .unusable, .newerSchema, .unknownKey, .notPublished:
+            SidecarLog.write(.storeFailed)
+        }
+    }
+
+    private mutating func recovered() {
+        guard isFailing else { return }
+        isFailing = false
+        busyGate = EventGate()
+        SidecarLog.write(.storeRecovered)
+    }
+}

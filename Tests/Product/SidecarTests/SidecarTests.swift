@@ -1,0 +1,268 @@
+import Foundation
+import GRDB
+import RecordTestSupport
+import SharedMemory
+import Sidecar
+import SluiceRecordFormat
+import SluiceWire
+import Store
+import Testing
+
+@Suite(.serialized) struct SidecarTests {
+    @Test func recordsReachTheStoreAndTheRingIsReleased() throws {
+        let deployment = Deployment()
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { access(deployment.options.runDirectory, W_OK) == 0 })
+        var broker = try deployment.newBroker()
+        // More than a ring of records.
+        #expect(runTasks(1...20_000, on: &broker) == true)
+        #expect(
+            eventually {
+                deployment.counts()
+                    == RecordCounts(accepted: 20_000, final: 20_000, open: 0, duplicates: 0)
+            })
+        let capacity = broker.journal.recordCapacity
+        #expect(eventually { broker.journal.freeRecords == capacity })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    @Test func anInstanceIsRemovedOnlyWhenClosedAndDrained() throws {
+        let deployment = Deployment()
+        let first = RunningSidecar(deployment)
+        #expect(eventually { access(deployment.options.runDirectory, W_OK) == 0 })
+        var dead = try deployment.newBroker()
+        dead.accept(1, slot: 0)
+        dead.accept(2, slot: 1)
+        dead.end(2, slot: 1)
+        let deadID = dead.id
+        _ = consume dead
+        #expect(eventually { deployment.counts()?.accepted == 2 })
+        // Dead and drained, but nobody closed it: its open-task table is still needed.
+        first.stop()
+        #expect(
+            try InstanceDirectory.findInstances(deployment.options.runDirectory) == [deadID])
+        let second = RunningSidecar(deployment)
+        var successor = try deployment.newBroker()
+        let closed = try InstanceDirectory.closeDeadInstances(
+            runDirectory: deployment.options.runDirectory, into: &successor,
+            wallMicroseconds: LocalFileSystem.wallUs())
+        #expect(closed.map(\.instance) == [deadID])
+        #expect(closed.map(\.endedCount) == [1])
+        let successorID = successor.id
+        #expect(
+            try eventually {
+                try InstanceDirectory.findInstances(deployment.options.runDirectory)
+                    == [successorID]
+            })
+        successor.close()
+        #expect(
+            try eventually {
+                try InstanceDirectory.findInstances(deployment.options.runDirectory) == []
+            })
+        second.stop()
+        #expect(
+            deployment.counts()
+                == RecordCounts(accepted: 2, final: 2, open: 0, duplicates: 0))
+        let statuses = try deployment.openStore().finalRecords(last: 5).map(\.status)
+        #expect(Set(statuses) == [.completed, .brokerLost])
+    }
+
+    /// The real program is killed at random moments; nothing is lost and nothing counted twice.
+    @Test func killedAtAnyMomentItLosesAndDoublesNothing() throws {
+        let deployment = Deployment()
+        try FileManager.default.createDirectory(
+            atPath: deployment.options.runDirectory, withIntermediateDirectories: false,
+            attributes: [.posixPermissions: 0o700])
+        var broker = try deployment.newBroker()
+        let executable = try sidecarExecutable()
+        func start() throws -> Process {
+            let process = Process()
+            process.executableURL = executable
+            process.arguments = [
+                "--data", deployment.options.dataDirectory, "--run",
+                deployment.options.runDirectory,
+            ]
+            process.standardError = FileHandle.nullDevice
+            try process.run()
+            return process
+        }
+        var counter: UInt64 = 0
+        var random = SystemRandomNumberGenerator()
+        var killed = 0
+        for _ in 0..<25 {
+            let process = try start()
+            for _ in 0..<Int.random(in: 1...60, using: &random) {
+                for _ in 0..<200 where broker.journal.freeRecords > 2 {
+                    counter += 1
+                    broker.accept(counter, slot: 0)
+                    broker.end(counter, slot: 0)
+                }
+                usleep(UInt32.random(in: 500...5_000, using: &random))
+            }
+            kill(process.processIdentifier, SIGKILL)
+            process.waitUntilExit()
+            if process.terminationReason == .uncaughtSignal { killed += 1 }
+        }
+        #expect(killed == 25)
+        let last = try start()
+        #expect(eventually { broker.journal.freeRecords == broker.journal.recordCapacity })
+        last.terminate()
+        last.waitUntilExit()
+        #expect(last.terminationStatus == 0)
+        #expect(counter > 1_000)
+        let expected = RecordCounts(
+            accepted: Int(counter), final: Int(counter), open: 0, duplicates: 0)
+        #expect(deployment.counts() == expected)
+        let cursors = try deployment.openStore().cursors()
+        #expect(cursors == [broker.id: broker.journal.publishedSequence])
+    }
+
+    @Test func aLockedDatabaseDoesNotStopTheCopying() throws {
+        let deployment = Deployment()
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var broker = try deployment.newBroker()
+        let other = try DatabaseQueue(
+            path: deployment.options.storePath)
+        let finished = try other.writeWithoutTransaction { database in
+            try database.execute(sql: "BEGIN IMMEDIATE")
+            let finished = runTasks(1...20_000, on: &broker)
+            try database.execute(sql: "ROLLBACK")
+            return finished
+        }
+        #expect(finished)
+        #expect(
+            eventually {
+                deployment.counts()
+                    == RecordCounts(accepted: 20_000, final: 20_000, open: 0, duplicates: 0)
+            })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    @Test func theBudgetStopsCopyingAndAppliedSegmentsGo() throws {
+        let deployment = Deployment { options in
+            options.segmentBytes = 64 * 1_024
+            options.segmentBudgetBytes = 512 * 1_024
+        }
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var broker = try deployment.newBroker()
+        let journal = deployment.options.dataDirectory + "/journal"
+        let other = try DatabaseQueue(
+            path: deployment.options.storePath)
+        try other.writeWithoutTransaction { database in
+            try database.execute(sql: "BEGIN IMMEDIATE")
+            var counter: UInt64 = 0
+            while broker.journal.freeRecords > 2 {
+                counter += 1
+                broker.accept(counter, slot: 0)
+                broker.end(counter, slot: 0)
+            }
+            // Enough was taken to use the budget, and then nothing more.
+            let before = broker.journal.freeRecords
+            usleep(300_000)
+            let after = broker.journal.freeRecords
+            #expect(after < broker.journal.recordCapacity)
+            #expect(after - before <= 2 * 4_096 + 512 * 1_024 / 128)
+            try database.execute(sql: "ROLLBACK")
+        }
+        let capacity = broker.journal.recordCapacity
+        #expect(eventually { broker.journal.freeRecords == capacity })
+        let tasks = Int(broker.journal.lastSequence - 1) / 2
+        #expect(eventually { deployment.counts()?.final == tasks })
+        #expect(
+            try eventually {
+                try FileManager.default.contentsOfDirectory(atPath: journal).count == 1
+            })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    @Test func aFullDiskIsWaitedOut() throws {
+        guard let small = SmallFileSystem(megabytes: 48) else { return }
+        let deployment = Deployment(dataDirectory: small.path + "/data")
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var broker = try deployment.newBroker()
+        #expect(runTasks(1...100, on: &broker) == true)
+        #expect(eventually { deployment.counts()?.final == 100 })
+        small.fill(sparedBytes: 0)
+        for counter in 101...4_000 as ClosedRange<UInt64> {
+            broker.accept(counter, slot: 0)
+            broker.end(counter, slot: 0)
+        }
+        // Until nothing has moved for a second and a half: by then it has met the full disk.
+        var (free, still) = (-1, 0)
+        while still < 15 {
+            usleep(100_000)
+            still = broker.journal.freeRecords == free ? still + 1 : 0
+            free = broker.journal.freeRecords
+        }
+        #expect(free < broker.journal.recordCapacity)
+        small.empty()
+        #expect(
+            eventually {
+                deployment.counts()
+                    == RecordCounts(accepted: 4_000, final: 4_000, open: 0, duplicates: 0)
+            })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    @Test func aTornTailIsCutAndDamageHidesNothingBehindIt() throws {
+        let deployment = Deployment()
+        let first = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var broker = try deployment.newBroker()
+        #expect(runTasks(1...50, on: &broker) == true)
+        #expect(eventually { deployment.counts()?.final == 50 })
+        first.stop()
+        let segment = deployment.options.dataDirectory + "/journal/segment-000000000001"
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: segment))
+        // One damaged record in the middle, which the store has; half a record behind the end.
+        try file.seek(toOffset: 128 * 20 + 64)
+        try file.write(contentsOf: Data([0xEE, 0xEE, 0xEE]))
+        let size = try file.seekToEnd()
+        try file.write(contentsOf: Data(repeating: 7, count: 333))
+        try file.close()
+        let second = RunningSidecar(deployment)
+        #expect(runTasks(51...100, on: &broker) == true)
+        #expect(eventually { deployment.counts()?.final == 100 })
+        second.stop()
+        #expect(
+            deployment.counts()
+                == RecordCounts(accepted: 100, final: 100, open: 0, duplicates: 0))
+        let attributes = try FileManager.default.attributesOfItem(atPath: segment)
+        #expect(attributes[.size] as? UInt64 == size + 100 * 128)
+    }
+
+    @Test func aTaskIsLostOnlyWhenItsInstanceHasVanished() throws {
+        let deployment = Deployment { $0.lostAfterUs = 1_000 }
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var vanishing = try deployment.newBroker()
+        vanishing.accept(1, slot: 0)
+        vanishing.journal.publish()
+        var staying = try deployment.newBroker()
+        staying.accept(1, slot: 0)
+        staying.journal.publish()
+        #expect(eventually { deployment.counts()?.open == 2 })
+        let path = InstanceDirectory.path(deployment.options.runDirectory, vanishing.id)
+        try FileManager.default.removeItem(atPath: path)
+        #expect(eventually { deployment.counts()?.open == 1 })
+        let final = try deployment.openStore().finalRecords(last: 5)
+        #expect(final.map(\.status) == [.lost])
+        #expect(final.map(\.task.instance) == [vanishing.id])
+        staying.end(1, slot: 0)
+        #expect(eventually { deployment.counts()?.open == 0 })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    @Test func oneSidecarPerDirectory() throws {
+        let deployment = Deployment()
+        let first = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        #expect(Sidecar(deployment.options).run() == .unusable)
+        let sameRun = Deployment { $0.runDirectory = deployment.options.runDirectory }
+        #expect(Sidecar(sameRun.options).run() == .unusable)
+        #expect(first.stop() == .ended)
+    }
+}

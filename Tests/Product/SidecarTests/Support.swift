@@ -1,0 +1,142 @@
+import Foundation
+import RecordTestSupport
+import SharedMemory
+import Sidecar
+import SluiceRecordFormat
+import SluiceWire
+import Store
+import Testing
+
+/// Run and data directory of one test, and what goes on in them.
+final class Deployment: Sendable {
+    let scratch: ScratchDirectory
+    let options: Sidecar.Options
+
+    init(dataDirectory: String? = nil, change: (inout Sidecar.Options) -> Void = { _ in }) {
+        scratch = ScratchDirectory()
+        var options = Sidecar.Options(
+            dataDirectory: dataDirectory ?? scratch.path + "/data",
+            runDirectory: scratch.path + "/run")
+        // SQLite resolves links itself, and so cannot look through /proc/PID/root.
+        if dataDirectory != nil { options.storePath = scratch.path + "/sluice.sqlite" }
+        options.pollMs = 2
+        change(&options)
+        self.options = options
+    }
+
+    func newBroker(slots: Int = 64) throws -> BrokerInstance {
+        var sizes = InstanceSizes()
+        sizes.ringBytes = RingLayout.minimumByteCount
+        sizes.tableSlots = slots
+        sizes.shards = 1
+        return try .create(
+            runDirectory: options.runDirectory, sizes: sizes,
+            wallMicroseconds: LocalFileSystem.wallUs())
+    }
+
+    func openStore() throws -> Store {
+        try Store(
+            path: options.storePath, durability: .checkpoint)
+    }
+
+    /// What the store counts; nil as long as it cannot say.
+    func counts() -> RecordCounts? {
+        guard let store = try? openStore() else { return nil }
+        return try? store.counts()
+    }
+}
+
+/// A sidecar on a thread of this process.
+final class RunningSidecar {
+    private let sidecar: Sidecar
+    private let box: ExitBox
+
+    private final class ExitBox: @unchecked Sendable {
+        let done = DispatchSemaphore(value: 0)
+        var exit: Sidecar.Exit?
+    }
+
+    init(_ deployment: Deployment) {
+        let sidecar = Sidecar(deployment.options)
+        let box = ExitBox()
+        self.sidecar = sidecar
+        self.box = box
+        Thread.detachNewThread {
+            box.exit = sidecar.run()
+            box.done.signal()
+        }
+    }
+
+    /// Ends it in order.
+    @discardableResult
+    func stop() -> Sidecar.Exit? {
+        sidecar.stop()
+        box.done.wait()
+        box.done.signal()
+        return box.exit
+    }
+
+    deinit {
+        stop()
+    }
+}
+
+extension BrokerInstance {
+    mutating func accept(_ counter: UInt64, slot: Int) {
+        table.openSlot(
+            slot, OpenTaskSlot(counter: counter, acceptedAtUs: 1_000, maxInputTokens: 0))
+        table.setAcceptSequence(slot, journal.lastSequence + 1)
+        journal.append(
+            AcceptedRecord(
+                counter: counter, acceptedAtUs: 1_000, account: 1, keyDigestPrefix: 2, model: 1,
+                operation: .chat, encoding: .text, priority: 128, preference: .balanced,
+                deadlineMs: 1_000, bodyBytes: 10
+            ).record)
+    }
+
+    mutating func end(_ counter: UInt64, slot: Int) {
+        table.setEndSequence(slot, instance: id, journal.lastSequence + 1)
+        journal.append(
+            EndedRecord(
+                task: TaskID(instance: id, counter: counter), status: .completed, code: .completed
+            ).record)
+        journal.publish()
+        table.clearSlot(slot)
+    }
+}
+
+/// Accepts and ends tasks, waiting for room like admission does. False if none came.
+func runTasks(_ counters: ClosedRange<UInt64>, on broker: inout BrokerInstance) -> Bool {
+    for counter in counters {
+        let isRoom = eventually { broker.journal.freeRecords > 2 }
+        guard isRoom else { return false }
+        broker.accept(counter, slot: 0)
+        broker.end(counter, slot: 0)
+    }
+    return true
+}
+
+/// Waits, a minute at most, until something holds. Says whether, never how long it took.
+func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
+    let end = LocalFileSystem.monotonicUs() + 60_000_000
+    while LocalFileSystem.monotonicUs() < end {
+        if try condition() { return true }
+        usleep(5_000)
+    }
+    return false
+}
+
+/// The program that was built beside the tests.
+func sidecarExecutable() throws -> URL {
+    let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    let beside = URL(fileURLWithPath: own).deletingLastPathComponent()
+    for argument in [beside.path] + CommandLine.arguments {
+        var folder = URL(fileURLWithPath: argument)
+        for _ in 0..<4 {
+            let candidate = folder.appendingPathComponent("sluice-sidecar")
+            if FileManager.default.isExecutableFile(atPath: candidate.path) { return candidate }
+            folder = folder.deletingLastPathComponent()
+        }
+    }
+    throw CocoaError(.fileNoSuchFile)
+}
