@@ -127,7 +127,8 @@ let modules: [Module] = [
         ]),
 
     Module(
-        .command, "sluice-broker", uses: ["Broker"], packages: [argumentParser]),
+        .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
+        packages: [argumentParser]),
     Module(
         .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
     Module(

@@ -2,10 +2,10 @@ import SluiceWire
 
 /// Every limit of one broker process, with the sums that bound its memory.
 ///
-///     content memory = bodyArenaBytes + answerArenaBytes + one read of slack
+///     content memory = bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes + one read
 ///     answerArenaBytes ≥ Σ over open tasks (reserve r in whole chunks + one chunk)
 ///     control memory ≤ connections × controlBytesMax
-///     reassembly     ≤ connections × one frame (16 KiB), held only while a frame is cut
+///     reassembly     ≤ reassemblyArenaBytes, 16 KiB a connection while a frame is cut
 package struct BrokerLimits: Sendable {
     /// Connections of one shard, handshakes included.
     package var connections = 16_384
@@ -17,6 +17,8 @@ package struct BrokerLimits: Sendable {
     package var bodyArenaBytes = 256 * 1_024 * 1_024
     /// All answer reserves at once: Σ (r + chunk).
     package var answerArenaBytes = 256 * 1_024 * 1_024
+    /// Frames of which only a part has arrived, all connections together.
+    package var reassemblyArenaBytes = 64 * 1_024 * 1_024
     /// Body bytes without stream credit that a connection may have sent and not yet seen taken.
     package var uploadAllowanceBytes: UInt64 = 1_024 * 1_024
     /// Part of the reserves above the floor that one connection may hold.

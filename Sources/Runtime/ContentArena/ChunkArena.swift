@@ -78,6 +78,23 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         return true
     }
 
+    /// Appends a place of `region` as `append(_:to:)` does.
+    @inlinable
+    package mutating func append(
+        _ place: Range<Int>, of region: borrowing ContentRegion, to queue: inout ChunkQueue
+    ) -> Bool {
+        append(region.span.extracting(place), to: &queue)
+    }
+
+    /// Appends a frame whose payload is a place of `region`, as `appendFrame(_:payload:to:)` does.
+    @inlinable
+    package mutating func appendFrame(
+        _ header: FrameHeaderWords, payload place: Range<Int>,
+        of region: borrowing ContentRegion, to queue: inout ChunkQueue
+    ) -> Bool {
+        appendFrame(header, payload: region.span.extracting(place), to: &queue)
+    }
+
     /// Whether `byteCount` more bytes fit.
     @inlinable
     package func hasRoom(for byteCount: Int, in queue: ChunkQueue) -> Bool {

@@ -56,15 +56,11 @@ extension ShardMachine {
         clients[index].started = nil
         clients[index].starvedSinceMs = nil
         unready(client: client)
-        let code: WireCode =
-            switch claim?.code {
-            case nil: .supplierLost
-            case .declined: .declined
-            default: .supplierFailed
-            }
+        // Told to the client only when there is nobody else [D9].
         var report = TaskReport(
             task: clients[index].task,
-            status: claim == nil ? .supplierLost : .supplierFailed, code: code)
+            status: claim == nil ? .supplierLost : .supplierFailed,
+            code: claim == nil ? .supplierLost : .supplierFailed)
         report.durationUs = nowUs - clients[index].submittedUs
         out.requests.append(.redispatch(report.task, reference(ofStream: client), report))
     }

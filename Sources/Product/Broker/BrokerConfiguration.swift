@@ -1,0 +1,62 @@
+package import LinuxIO
+package import SluiceBrokerCore
+
+/// What a broker needs to know to start. Paths are as the operator gave them.
+package struct BrokerConfiguration: Sendable {
+    /// Where instances live: a directory on tmpfs that broker and sidecar share.
+    package var runDirectory: String
+    /// Where the directory of credentials lives.
+    package var directory: String
+    /// PEM files of the server's certificate chain and key.
+    package var certificateFile: String
+    package var privateKeyFile: String
+    package var host: String
+    /// 0 = any free one.
+    package var port: UInt16
+    package var backend: BackendChoice
+    package var limits: BrokerLimits
+    /// Drain and stop when standard input closes: the parent is gone.
+    package var stopsWithParent: Bool
+
+    package init(
+        runDirectory: String, directory: String, certificateFile: String, privateKeyFile: String
+    ) {
+        self.runDirectory = runDirectory
+        self.directory = directory
+        self.certificateFile = certificateFile
+        self.privateKeyFile = privateKeyFile
+        host = "127.0.0.1"
+        port = 7_700
+        backend = .automatic
+        limits = BrokerLimits()
+        stopsWithParent = false
+    }
+}
+
+/// Why a broker did not start. Each says what was wrong and what to do.
+package enum BrokerStartError: Error, CustomStringConvertible {
+    case instance(String)
+    case certificate(String)
+    case listen(host: String, port: UInt16, reason: String)
+    case memory(byteCount: Int)
+    case network(String)
+
+    package var description: String {
+        switch self {
+        case .instance(let reason):
+            "cannot make an instance in the run directory: \(reason); "
+                + "expected a directory of this user on a tmpfs with some 40 MiB free"
+        case .certificate(let reason):
+            "cannot use the certificate or key: \(reason); expected PEM files of a P-256 "
+                + "certificate and its key ('sluice certs' makes a pair)"
+        case .listen(let host, let port, let reason):
+            "cannot listen on \(host):\(port): \(reason); choose another --port or stop what "
+                + "uses it"
+        case .memory(let byteCount):
+            "cannot reserve \(byteCount) bytes for content; lower --body-memory or "
+                + "--answer-memory"
+        case .network(let reason):
+            "cannot start the network backend: \(reason); try --backend epoll"
+        }
+    }
+}

@@ -1,0 +1,143 @@
+import ContentArena
+import LinuxIO
+import SecureTransport
+import SharedMemory
+import SluiceBrokerCore
+import SluiceRecordFormat
+import SluiceWire
+import TLSEngine
+
+/// Assembles one broker process and runs it until it is drained. `ProcessGuard.harden` comes
+/// first, in `main`.
+package enum BrokerProcess {
+    /// Serves until SIGTERM or SIGINT has drained it. Prints one JSON line on standard output
+    /// when it listens.
+    package static func run(
+        _ configuration: BrokerConfiguration
+    ) throws(BrokerStartError) {
+        let log = BrokerLog()
+        let context = try tlsContext(configuration)
+        let instance = try makeInstance(configuration, log)
+        let openTasksMax = instance.openTasksMax
+        var journal = InstanceJournal(instance, runDirectory: configuration.runDirectory)
+        try recover(&journal, log)
+        let content = try contentStore(configuration.limits)
+        let listener = try listen(configuration)
+        let decision = configuration.backend.resolve()
+        if let refusal = decision.refusal {
+            log.event("ring_refused", ("errno", UInt64(max(0, refusal.code))))
+        }
+        journal.setBackend(isRing: decision.kind == .ring)
+        let ready =
+            "{\"event\":\"listening\",\"host\":\"\(configuration.host)\",\"port\":\(listener.port),"
+            + "\"instance\":\"\(hexadecimal(journal.id))\",\"backend\":\"\(decision.kind.rawValue)\"}\n"
+        let assembly = Assembly(
+            configuration: configuration, openTasksMax: openTasksMax, ready: ready, log: log)
+        do throws(SystemError) {
+            // Blocks the signals: every thread that is made must be made after it.
+            let signals = try SignalDescriptor()
+            if configuration.stopsWithParent { ProcessGuard.stopWithParent() }
+            switch decision.kind {
+            case .ring:
+                try assembly.run(
+                    on: RingBackend.self, context, listener, signals, journal, content)
+            case .epoll:
+                try assembly.run(
+                    on: EpollBackend.self, context, listener, signals, journal, content)
+            }
+        } catch {
+            throw .network("\(error)")
+        }
+    }
+
+    private static func tlsContext(
+        _ configuration: BrokerConfiguration
+    ) throws(BrokerStartError) -> TLSContext {
+        do {
+            return try TLSContext(
+                serverCertificateFile: configuration.certificateFile,
+                privateKeyFile: configuration.privateKeyFile)
+        } catch {
+            throw .certificate("\(error)")
+        }
+    }
+
+    private static func makeInstance(
+        _ configuration: BrokerConfiguration, _ log: BrokerLog
+    ) throws(BrokerStartError) -> BrokerInstance {
+        var sizes = InstanceSizes()
+        sizes.tableSlots = configuration.limits.openTasks
+        sizes.shards = 1
+        do {
+            let instance = try BrokerInstance.create(
+                runDirectory: configuration.runDirectory, sizes: sizes,
+                wallMicroseconds: WallClock.nowUs)
+            if instance.isRingReduced {
+                log.event(
+                    "ring_reduced", ("records", UInt64(instance.journal.recordCapacity)))
+            }
+            return instance
+        } catch {
+            throw .instance("\(error)")
+        }
+    }
+
+    /// Final records for what earlier instances left open, before anything new is accepted.
+    private static func recover(
+        _ journal: inout InstanceJournal, _ log: BrokerLog
+    ) throws(BrokerStartError) {
+        do {
+            try journal.closeDeadInstances(
+                wallUs: WallClock.nowUs, waitMs: 2_000, log)
+        } catch {
+            throw .instance("\(error)")
+        }
+    }
+
+    private static func contentStore(
+        _ limits: BrokerLimits
+    ) throws(BrokerStartError) -> ContentStore {
+        do {
+            return try ContentStore(limits: limits)
+        } catch {
+            throw .memory(byteCount: limits.bodyArenaBytes + limits.answerArenaBytes)
+        }
+    }
+
+    private static func listen(
+        _ configuration: BrokerConfiguration
+    ) throws(BrokerStartError) -> ListeningSocket {
+        do {
+            return try ListeningSocket(address: configuration.host, port: configuration.port)
+        } catch {
+            throw .listen(
+                host: configuration.host, port: configuration.port, reason: "\(error)")
+        }
+    }
+}
+
+/// The last step of the start, for either backend.
+private struct Assembly {
+    let configuration: BrokerConfiguration
+    let openTasksMax: Int
+    let ready: String
+    let log: BrokerLog
+
+    func run<Backend: NetworkBackend & ~Copyable>(
+        on _: Backend.Type, _ context: TLSContext, _ listener: consuming ListeningSocket,
+        _ signals: consuming SignalDescriptor, _ journal: consuming InstanceJournal,
+        _ content: consuming ContentStore
+    ) throws(SystemError) {
+        let limits = configuration.limits
+        var transportLimits = TransportLimits()
+        transportLimits.channelsMax = limits.connections
+        let transport = try SecureServer<Backend>(
+            context: context, listener: listener, limits: transportLimits, stop: signals)
+        let loop = BrokerLoop(
+            transport: transport, journal: journal, content: content,
+            directory: DirectoryReader(directory: configuration.directory), limits: limits,
+            openTasksMax: openTasksMax, log: log)
+        StandardStream.output.write(ready)
+        loop.run()
+    }
+}
