@@ -65,10 +65,23 @@ package final class Store: Sendable {
             if try database.read({ try migrator.hasBeenSuperseded($0) }) {
                 throw StoreError.newerSchema
             }
-            try migrator.migrate(database)
+            try Self.migrate(database, by: migrator)
         } catch {
             throw StoreError(error)
         }
+    }
+
+    /// Two processes may find the same old schema: the one that comes second fails to make a table
+    /// that is there by then, and finds its work done when it looks again.
+    private static func migrate(_ database: DatabaseQueue, by migrator: DatabaseMigrator) throws {
+        for _ in 0..<4 {
+            do {
+                return try migrator.migrate(database)
+            } catch let error as DatabaseError where error.resultCode != .SQLITE_ERROR {
+                throw error
+            } catch {}
+        }
+        try migrator.migrate(database)
     }
 
     /// Applies records in the order of their journals and moves the cursors, in one transaction:
