@@ -15,10 +15,11 @@ let backends: [BackendKind] = [.ring, .epoll]
             try client.handshake()
             for size in [1, 2, 12, 100, 4_096, 16_383, 16_384, 16_385, 65_536, 300_000] {
                 let bytes = pattern(size, seed: size)
+                let ciphertext = client.sealed(bytes)
                 let sender = Unchecked(client)
-                let thread = TestThread { try? sender.value.send(bytes) }
-                thread.join()
+                let thread = TestThread { try? sender.value.write(ciphertext) }
                 #expect(try client.receive(exactly: size) == bytes)
+                thread.join()
             }
             try client.sayGoodbye()
             #expect(client.receiveEnd() == .closedByPeer)
@@ -69,7 +70,7 @@ let backends: [BackendKind] = [.ring, .epoll]
         let log = try withServer(kind) { port, log in
             for protocols in [[], ["h2"], ["sluice/2", "sluice/11"]] {
                 let context = try TLSContext(
-                    clientTrusting: TestTLS.authority.certificate, applicationProtocols: protocols)
+                    clientTrusting: TestTLS.trust, applicationProtocols: protocols)
                 let client = try TestClient(port: port, context: context)
                 #expect(throws: TestClient.Ended.self) { try client.handshake() }
                 client.close()
@@ -184,10 +185,10 @@ let backends: [BackendKind] = [.ring, .epoll]
     ) throws {
         var limits = TransportLimits()
         limits.channelsMax = 2
-        limits.sealedBytesMax = 8 << 20
+        limits.sealedBytesMax = 2 << 20
         var tls = TLSLimits()
-        tls.outputBytesMax = 16 << 20
-        let log = try withServer(kind, .sendAndAbort(6 << 20), limits: limits, tls: tls) {
+        tls.outputBytesMax = 11 << 20
+        let log = try withServer(kind, .sendAndAbort(1 << 20), limits: limits, tls: tls) {
             port, log in
             for round in 1...6 {
                 let client = try TestClient(
@@ -196,7 +197,6 @@ let backends: [BackendKind] = [.ring, .epoll]
                 try client.send([1])
                 #expect(
                     log.reaches(events: round) { if case .closed = $0 { true } else { false } })
-                _ = client.receiveEnd()
                 client.close()
             }
         }
@@ -204,7 +204,7 @@ let backends: [BackendKind] = [.ring, .epoll]
     }
 
     @Test(arguments: backends) func aSlowReaderHoldsNoMoreThanItsLimit(_ kind: BackendKind) throws {
-        let size = 6_000_000
+        let size = 700_000
         _ = try withServer(kind, .send(size)) { port, _ in
             let client = try TestClient(
                 port: port, context: TestTLS.client(), receiveBufferBytes: 4_096)
@@ -219,7 +219,7 @@ let backends: [BackendKind] = [.ring, .epoll]
         var settings = BackendSettings()
         settings.bufferCount = 16
         settings.bufferBytes = 2_048
-        let size = 400_000
+        let size = 150_000
         let log = try withServer(kind, settings: settings) { port, log in
             let context = try TestTLS.client()
             let clients = try (0..<6).map { _ in
@@ -229,7 +229,8 @@ let backends: [BackendKind] = [.ring, .epoll]
             }
             log.content.withLock { $0.isReading = false }
             let writers = clients.enumerated().map { index, client in
-                TestThread { try? client.value.send(pattern(size, seed: index)) }
+                let ciphertext = client.value.sealed(pattern(size, seed: index))
+                return TestThread { try? client.value.write(ciphertext) }
             }
             #expect(log.reaches { $0.counters.backend.bufferShortages > 0 })
             log.content.withLock { $0.isReading = true }
@@ -252,16 +253,18 @@ let backends: [BackendKind] = [.ring, .epoll]
         limits.heldBuffersMax = 8
         _ = try withServer(kind, limits: limits) { port, log in
             let context = try TestTLS.client()
+            let size = 1_000_000
             let loud = Unchecked(try TestClient(port: port, context: context))
             try loud.value.handshake()
             log.content.withLock { $0.isReading = false }
-            let writer = TestThread { try? loud.value.send(pattern(4_000_000)) }
+            let ciphertext = loud.value.sealed(pattern(size))
+            let writer = TestThread { try? loud.value.write(ciphertext) }
             #expect(log.reaches(events: 1) { if case .received = $0 { true } else { false } })
             let other = try TestClient(port: port, context: context)
             try other.handshake()
             #expect(log.counters.backend.bufferShortages == 0)
             log.content.withLock { $0.isReading = true }
-            #expect(try loud.value.receive(exactly: 4_000_000) == pattern(4_000_000))
+            #expect(try loud.value.receive(exactly: size) == pattern(size))
             writer.join()
         }
     }

@@ -11,7 +11,8 @@ final class TestClient {
 
     let descriptor: Int32
     private var session: TLSSession
-    private var input = [UInt8](repeating: 0, count: 65_536)
+    private let input = UnsafeMutablePointer<UInt8>.allocate(capacity: 65_536)
+    private let opened = UnsafeMutablePointer<UInt8>.allocate(capacity: 16_384)
 
     init(port: UInt16, context: TLSContext, receiveBufferBytes: Int32 = 0) throws {
         descriptor = Self.connect(port: port, receiveBufferBytes: receiveBufferBytes)
@@ -20,6 +21,8 @@ final class TestClient {
 
     deinit {
         if isOpen { Glibc.close(descriptor) }
+        input.deallocate()
+        opened.deallocate()
     }
 
     private var isOpen = true
@@ -37,6 +40,12 @@ final class TestClient {
             var size = receiveBufferBytes
             setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &size, 4)
         }
+        let isConnected = tryConnect(descriptor, port: port)
+        precondition(isConnected)
+        return descriptor
+    }
+
+    static func tryConnect(_ descriptor: Int32, port: UInt16) -> Bool {
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = port.bigEndian
@@ -46,8 +55,7 @@ final class TestClient {
                 Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        precondition(code == 0)
-        return descriptor
+        return code == 0
     }
 
     func handshake() throws {
@@ -74,24 +82,28 @@ final class TestClient {
         try flush()
     }
 
-    /// Ciphertext of `bytes`, to be sent by hand.
+    /// Ciphertext of `bytes`, to be sent by `write`, which another thread may do: a session
+    /// itself must not be used by two at once.
     func sealed(_ bytes: [UInt8]) -> [UInt8] {
-        precondition(session.seal(bytes.span))
+        var offset = 0
+        while offset < bytes.count {
+            let end = min(bytes.count, offset + 16_384)
+            let record = Array(bytes[offset..<end])
+            let isSealed = session.seal(record.span)
+            precondition(isSealed)
+            offset = end
+        }
         guard let block = session.takeOutput() else { return [] }
-        return (0..<block.count).map { block.span[$0] }
+        return Array(UnsafeBufferPointer(start: block.start, count: block.count))
     }
 
     /// What comes next, at least one byte.
     func receive() throws -> [UInt8] {
-        var plaintext = [UInt8](repeating: 0, count: 16_384)
         while true {
-            let progress = plaintext.withUnsafeMutableBufferPointer {
-                session.open(into: $0.baseAddress!, capacity: 16_384)
-            }
-            switch progress {
+            switch session.open(into: opened, capacity: 16_384) {
             case .done(let count):
                 try flush()
-                return Array(plaintext[..<count])
+                return Array(UnsafeBufferPointer(start: opened, count: count))
             case .needsCiphertext: try fill()
             case .failed(let failure): throw Ended(failure: failure)
             }
@@ -147,10 +159,8 @@ final class TestClient {
     func write(_ bytes: [UInt8]) throws {
         var offset = 0
         while offset < bytes.count {
-            let count = bytes.withUnsafeBytes {
-                Glibc.send(
-                    descriptor, $0.baseAddress! + offset, bytes.count - offset,
-                    Int32(MSG_NOSIGNAL))
+            let count = bytes[offset...].withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
             }
             guard count > 0 else { throw Ended(failure: nil) }
             offset += count
@@ -159,25 +169,15 @@ final class TestClient {
 
     private func flush() throws {
         guard let block = session.takeOutput() else { return }
-        try write((0..<block.count).map { block.span[$0] })
+        try write(Array(UnsafeBufferPointer(start: block.start, count: block.count)))
     }
 
     private func fill() throws {
-        let count = input.withUnsafeMutableBytes { recv(descriptor, $0.baseAddress, $0.count, 0) }
+        // The session has used all that was lent before, or it would not need more.
+        let count = recv(descriptor, input, 65_536, 0)
         guard count > 0 else { throw Ended(failure: nil) }
-        // The session reads from `lent` until it needs more.
-        lent = Array(input[..<count])
-        lent.withUnsafeBufferPointer { buffer in
-            let copy = UnsafeMutablePointer<UInt8>.allocate(capacity: count)
-            copy.update(from: buffer.baseAddress!, count: count)
-            lentBase?.deallocate()
-            lentBase = copy
-            session.feed(copy, count: count)
-        }
+        session.feed(input, count: count)
     }
-
-    private var lent: [UInt8] = []
-    private var lentBase: UnsafeMutablePointer<UInt8>?
 }
 
 /// Runs `body` on a thread of its own; `join` waits for it.
@@ -194,7 +194,8 @@ struct TestThread {
         let code = pthread_create(
             &thread, nil,
             { argument in
-                Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue().run()
+                guard let argument else { return nil }
+                Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
                 return nil
             }, body.toOpaque())
         precondition(code == 0)

@@ -58,16 +58,27 @@ enum TestBehaviour: Sendable {
 
 /// One certificate for all tests.
 enum TestTLS {
-    static let authority = try! CertificateAuthority()
-    static let pair = try! authority.issue()
+    private static let made = Result {
+        let authority = try CertificateAuthority()
+        return (authority: authority, pair: try authority.issue())
+    }
+
+    /// The certificate that clients trust.
+    static var trust: String {
+        get throws { try made.get().authority.certificate }
+    }
 
     static func server(_ limits: TLSLimits = TLSLimits()) throws -> TLSContext {
-        try TLSContext(
+        let pair = try made.get().pair
+        return try TLSContext(
             serverCertificate: pair.certificate, privateKey: pair.privateKey, limits: limits)
     }
 
-    static func client(_ limits: TLSLimits = TLSLimits()) throws -> TLSContext {
-        try TLSContext(clientTrusting: authority.certificate, limits: limits)
+    /// Clients may seal much before they send.
+    static func client() throws -> TLSContext {
+        var limits = TLSLimits()
+        limits.outputBytesMax = 64 << 20
+        return try TLSContext(clientTrusting: trust, limits: limits)
     }
 }
 
@@ -83,14 +94,17 @@ func withServer(
     let context = try TestTLS.server(tls)
     let box = ListenerBox(listener.descriptor)
     let thread = TestThread {
-        switch kind {
-        case .ring:
-            serve(RingBackend.self, context, box, limits, settings, behaviour, log)
-        case .epoll:
-            serve(EpollBackend.self, context, box, limits, settings, behaviour, log)
+        do {
+            switch kind {
+            case .ring:
+                try serve(RingBackend.self, context, box, limits, settings, behaviour, log)
+            case .epoll:
+                try serve(EpollBackend.self, context, box, limits, settings, behaviour, log)
+            }
+        } catch {
+            Issue.record(error)
         }
     }
-    defer { withExtendedLifetime(port) {} }
     let result = Result { try body(port, log) }
     log.content.withLock {
         $0.isStopping = true
@@ -110,11 +124,11 @@ struct ListenerBox: Sendable {
 private func serve<Backend: NetworkBackend & ~Copyable>(
     _: Backend.Type, _ context: TLSContext, _ listener: ListenerBox, _ limits: TransportLimits,
     _ settings: BackendSettings, _ behaviour: TestBehaviour, _ log: TestLog
-) {
-    var server = try! SecureServer<Backend>(
-        context: context, listener: try! ListeningSocket(adopting: listener.descriptor),
+) throws {
+    var server = try SecureServer<Backend>(
+        context: context, listener: try ListeningSocket(adopting: listener.descriptor),
         limits: limits, settings: settings)
-    var region = try! ContentRegion(byteCount: 65_536)
+    var region = try ContentRegion(byteCount: 65_536)
     var waiting = [[UInt8]](repeating: [], count: limits.channelsMax)
     var closing = [Bool](repeating: false, count: limits.channelsMax)
     var unread: [ChannelID] = []
