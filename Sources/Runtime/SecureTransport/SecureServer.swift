@@ -84,6 +84,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     ///
     /// `gatherUs` > 0 lets it hold the wait open that long for more to come, where the kernel can
     /// do that: a trade of latency for fewer turns. Answers the number of events.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package mutating func wait(timeoutMs: Int, gatherUs: Int = 0) -> Int {
         events.removeAll(keepingCapacity: true)
         turn &+= 1
@@ -99,6 +101,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     /// An event of the last `wait`, 0..<its answer.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package func event(at index: Int) -> TransportEvent { events[index] }
 
     /// Other threads ring it to end a `wait`.
@@ -315,6 +319,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// nothing is left.
     ///
     /// Never blocks. A channel that ended answers 0 bytes; why comes with `closed`.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package mutating func read(
         _ channel: ChannelID, into region: inout ContentRegion, at offset: Int
     ) -> ReadResult {
@@ -368,6 +374,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     ///
     /// False, and nothing is sealed, when the channel is not established or the plaintext exceeds
     /// `sealBudgetBytes`. It goes out after `flush`.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package mutating func seal(_ channel: ChannelID, _ plaintext: Span<UInt8>) -> Bool {
         guard let index = find(channel), plaintext.count <= sealBudgetBytes(channel),
             plaintext.count > 0
@@ -381,6 +389,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
 
     /// Plaintext that may be sealed now, 0...sealedBytesMax: what the limit leaves beside
     /// ciphertext that is sealed or in flight. 0 unless the channel is established.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package func sealBudgetBytes(_ channel: ChannelID) -> Int {
         guard let index = find(channel), unsafe channels[index].phase == .established else {
             return 0
@@ -389,6 +399,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     /// Sends what is sealed with the next turn, or when the send in flight is done.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package mutating func flush(_ channel: ChannelID) {
         guard let index = find(channel) else { return }
         wantFlush(index)
@@ -468,6 +480,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     ///
     /// `afterSending`: first sends what is sealed and a goodbye, for at most `drainMs`; nothing
     /// more is read. Otherwise at once.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
     package mutating func close(_ channel: ChannelID, afterSending: Bool) {
         guard let index = find(channel) else { return }
         let phase = unsafe channels[index].phase
