@@ -8,19 +8,21 @@ extension ShardMachine {
     mutating func answerEnded(
         _ client: UInt32, _ frame: EndFrame, nowUs: UInt64, out: inout ShardOutput
     ) {
-        let index = Int(client)
-        let isForwarded = clients[index].enqueuedBytes > 0
-        if frame.code != .completed, frame.code.retry != .never, !isForwarded {
-            return giveBack(client, claim: frame, nowUs: nowUs, out: &out)
-        }
-        let status: TaskStatus = frame.code == .completed ? .completed : .supplierFailed
-        let code: WireCode =
-            switch frame.code {
-            case .completed: .completed
-            case .upstreamRefused: .upstreamRefused
-            default: .supplierFailed
+        let status: TaskStatus
+        let code: WireCode
+        switch frame.code {
+        case .completed: (status, code) = (.completed, .completed)
+        case .deadlineExceeded: (status, code) = (.deadlineExceeded, .deadlineExceeded)
+        case .upstreamRefused: (status, code) = (.supplierFailed, .upstreamRefused)
+        case .cancelled: (status, code) = (.supplierFailed, .supplierFailed)
+        default:
+            // Another supplier may do, as long as nothing was forwarded [D6][D8].
+            guard clients[Int(client)].enqueuedBytes > 0 else {
+                return giveBack(client, claim: frame, nowUs: nowUs, out: &out)
             }
-        clients[index].ending = ClientStream.Ending(
+            (status, code) = (.supplierFailed, .supplierFailed)
+        }
+        clients[Int(client)].ending = ClientStream.Ending(
             status: status, code: code, finishReason: frame.finishReason, claim: frame.usage)
         drainAnswer(client, nowUs: nowUs, out: &out)
     }
