@@ -16,8 +16,6 @@ package struct BuiltInEngine: Engine {
     package let kind: Kind
     /// Nil = as fast as the reader takes them.
     package let tokensPerSecond: Double?
-    /// The tokens of `demo`.
-    private let demoTokens: [String]
 
     /// Tokens per second of `demo` where nothing else is asked for.
     package static let demoTokensPerSecond = 40.0
@@ -30,7 +28,6 @@ package struct BuiltInEngine: Engine {
         precondition(tokensPerSecond.map { $0 > 0 } ?? true)
         self.kind = kind
         self.tokensPerSecond = tokensPerSecond ?? (kind == .demo ? Self.demoTokensPerSecond : nil)
-        demoTokens = kind == .demo ? Words.tokens(of: Self.demoText).map(String.init) : []
     }
 
     /// The bundled text about Sluice.
@@ -47,34 +44,39 @@ package struct BuiltInEngine: Engine {
         } catch {
             throw await RequestFault.refuse(assignment, to: sink)
         }
-        let tokens = kind == .echo ? Words.tokens(of: request.prompt).map(String.init) : demoTokens
-        let count = min(tokens.count, request.maxTokens ?? tokens.count)
+        var tokens = Words(kind == .echo ? request.prompt : Self.demoText)
+        let tokensMax = UInt32(clamping: request.maxTokens ?? Int.max)
         var usage = Usage(inputTokens: UInt32(clamping: Words.count(in: request.prompt)))
         do {
             try await sink.started(inputTokens: usage.inputTokens, cachedTokens: 0)
             var pace = Pace(tokensPerSecond: tokensPerSecond)
             let events = ChunkWriter(assignment)
-            for token in tokens[..<count] {
-                try await pace.next()
+            while usage.outputTokens < tokensMax, let token = tokens.next() {
+                guard try await pace.next(before: assignment.deadline) else {
+                    throw EngineFailure(code: .upstreamUnavailable, usage: usage)
+                }
                 if assignment.isOpenAI {
                     if usage.outputTokens == 0 {
                         try await sink.write(event: events.role, tokens: 0, reasoning: false)
                     }
-                    try await sink.write(event: events.token(token), tokens: 1, reasoning: false)
+                    try await sink.write(
+                        event: events.token(String(token)), tokens: 1, reasoning: false)
                 } else {
-                    try await sink.write(token, tokens: 1, reasoning: false)
+                    try await sink.write(String(token), tokens: 1, reasoning: false)
                 }
                 usage.outputTokens += 1
             }
-            let reason: FinishReason = count < tokens.count ? .length : .stop
+            let reason: FinishReason = tokens.isAtEnd ? .stop : .length
             if assignment.isOpenAI {
-                let leading = count == 0 ? [events.role] : []
+                let leading = usage.outputTokens == 0 ? [events.role] : []
                 for event in leading + [events.finish(reason), events.usage(usage)] {
                     try await sink.write(event: event, tokens: 0, reasoning: false)
                 }
             }
             try await sink.finish(reason)
             return usage
+        } catch let failure as EngineFailure {
+            throw failure
         } catch {
             throw EngineFailure(code: .cancelled, usage: usage)
         }
@@ -93,14 +95,18 @@ private struct Pace {
 
     /// Suspends until the next token is due: the first at once, each other one an interval after
     /// the one before was due. After a reader's stall the pace goes on from now, without a burst.
-    mutating func next() async throws {
-        guard let interval else { return }
+    /// False where the task's deadline comes first.
+    mutating func next(before deadline: ContinuousClock.Instant) async throws -> Bool {
         let now = ContinuousClock.now
+        guard now < deadline else { return false }
+        guard let interval else { return true }
         if due > now {
-            try await Task.sleep(until: due, clock: .continuous)
+            try await Task.sleep(until: min(due, deadline), clock: .continuous)
+            guard due < deadline else { return false }
         } else if now - due > max(interval, .milliseconds(100)) {
             due = now
         }
         due += interval
+        return true
     }
 }

@@ -35,6 +35,8 @@ package struct UpstreamClient: Sendable {
         /// No answer in time, though the server may be busy with a task.
         case silent
         case unreachable
+        /// Any other answer than a list.
+        case refused(status: Int)
     }
 
     /// Longest model list in bytes.
@@ -50,8 +52,8 @@ package struct UpstreamClient: Sendable {
     /// Makes the clients; nothing is sent yet.
     ///
     /// - Parameters:
-    ///   - connectionsMax: Most tasks at once.
-    package init(_ address: UpstreamAddress, connectionsMax: Int) {
+    ///   - tasksMax: Most tasks at once.
+    package init(_ address: UpstreamAddress, tasksMax: Int) {
         self.address = address
         var configuration = HTTPClient.Configuration()
         // Only the upstream that was given is ever called.
@@ -59,7 +61,8 @@ package struct UpstreamClient: Sendable {
         configuration.httpVersion = .http1Only
         configuration.timeout.connect = .seconds(10)
         configuration.connectionPool.idleTimeout = Self.idleTimeout
-        configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = connectionsMax
+        // As many again may still be read to their end behind an answer that is complete.
+        configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 2 * tasksMax
         // A refused connection is an answer: the upstream is down, and another supplier may do.
         configuration.connectionPool.retryConnectionEstablishment = false
         tasks = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
@@ -113,7 +116,7 @@ package struct UpstreamClient: Sendable {
                 }
                 return .models(models)
             case 404, 405, 501: return .unsupported
-            default: return .unreachable
+            default: return .refused(status: Int(response.status.code))
             }
         } catch {
             return .unreachable

@@ -29,11 +29,10 @@ package final class UpstreamEngine: Engine {
     /// Tasks that run now.
     package var runningCount: Int { state.withLock { $0.runningCount } }
 
-    /// Sets what the offered models are called at the upstream.
+    /// Sets what the offered models are called at the upstream; running tasks keep their name.
     package func serve(_ models: [OfferedModel]) {
-        state.withLock { state in
-            for model in models { state.engineNames[model.name] = model.engineName }
-        }
+        let names = models.map { ($0.name, $0.engineName) }
+        state.withLock { $0.engineNames = Dictionary(uniqueKeysWithValues: names) }
     }
 
     /// Sets what is called when the server could not be reached for a task.

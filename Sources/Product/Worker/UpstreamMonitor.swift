@@ -7,8 +7,20 @@ package final class UpstreamMonitor: Sendable {
     package enum Change: Equatable, Sendable {
         /// These models are served now; replaces what was said before.
         case serving([OfferedModel], skippedCount: Int)
-        /// The upstream does not answer; nothing is served.
-        case lost
+        /// Nothing is served.
+        case lost(Loss)
+    }
+
+    /// Why nothing is served.
+    package enum Loss: Equatable, Sendable {
+        /// No connection, or it broke.
+        case unreachable
+        /// No answer in time.
+        case silent
+        /// The server has no model list, and no model was named.
+        case noList
+        /// The server answers the request for its list with this HTTP status.
+        case refused(status: Int)
     }
 
     /// How often the upstream is asked.
@@ -74,7 +86,7 @@ package final class UpstreamMonitor: Sendable {
                 await report(change)
                 last = change
             }
-            await pause(for: last == .lost ? intervals.lost : intervals.steady)
+            await pause(for: last?.isLoss ?? true ? intervals.lost : intervals.steady)
         }
     }
 
@@ -86,11 +98,13 @@ package final class UpstreamMonitor: Sendable {
             return .serving(models, skippedCount: skippedCount)
         case .unsupported:
             // It answers, so what the operator named is believed.
-            return selection.named.isEmpty ? .lost : .serving(selection.named, skippedCount: 0)
+            return selection.named.isEmpty
+                ? .lost(.noList) : .serving(selection.named, skippedCount: 0)
         case .silent:
             // Some servers answer nothing else while they work on a task.
-            return engine.runningCount > 0 ? nil : .lost
-        case .unreachable: return .lost
+            return engine.runningCount > 0 ? nil : .lost(.silent)
+        case .unreachable: return .lost(.unreachable)
+        case .refused(let status): return .lost(.refused(status: status))
         }
     }
 
@@ -106,5 +120,11 @@ package final class UpstreamMonitor: Sendable {
             pause.cancel()
         }
         state.withLock { $0 = State() }
+    }
+}
+
+extension UpstreamMonitor.Change {
+    fileprivate var isLoss: Bool {
+        if case .lost = self { true } else { false }
     }
 }

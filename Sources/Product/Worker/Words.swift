@@ -1,28 +1,36 @@
 /// A prompt cut into the tokens that the `echo` engine answers with.
-package enum Words {
-    /// Each word (a run of scalars without the Unicode property White_Space) with the whitespace
-    /// that follows it; whitespace before the first word joins the first token. Joined, the
-    /// tokens are `text` again. Whitespace without any word is one token; an empty text has none.
-    package static func tokens(of text: String) -> [Substring] {
-        let scalars = text.unicodeScalars
-        var tokens: [Substring] = []
-        var start = scalars.startIndex
+///
+/// Each token is a word (a run of scalars without the Unicode property White_Space) with the
+/// whitespace that follows it; whitespace before the first word joins the first token. Joined,
+/// the tokens are the text again. Whitespace without any word is one token; an empty text has
+/// none. Tokens are cut as they are asked for, so that a long prompt is not held twice.
+package struct Words: Sequence, IteratorProtocol {
+    private var rest: Substring.UnicodeScalarView
+
+    /// Begins at the first token of `text`.
+    package init(_ text: String) {
+        rest = Substring(text).unicodeScalars
+    }
+
+    /// The next token.
+    package mutating func next() -> Substring? {
+        guard !rest.isEmpty else { return nil }
         var hasWord = false
         var endsInWhitespace = false
-        var index = start
-        while index < scalars.endIndex {
-            let isWhitespace = scalars[index].properties.isWhitespace
-            if !isWhitespace, hasWord, endsInWhitespace {
-                tokens.append(Substring(scalars[start..<index]))
-                start = index
-            }
-            if !isWhitespace { hasWord = true }
+        var index = rest.startIndex
+        while index < rest.endIndex {
+            let isWhitespace = rest[index].properties.isWhitespace
+            if !isWhitespace, hasWord, endsInWhitespace { break }
+            hasWord = hasWord || !isWhitespace
             endsInWhitespace = isWhitespace
-            index = scalars.index(after: index)
+            index = rest.index(after: index)
         }
-        if start < scalars.endIndex { tokens.append(Substring(scalars[start...])) }
-        return tokens
+        defer { rest = rest[index...] }
+        return Substring(rest[..<index])
     }
+
+    /// Whether every token was taken.
+    package var isAtEnd: Bool { rest.isEmpty }
 
     /// How many words `text` has: what the built-in engines call its input tokens.
     package static func count(in text: String) -> Int {

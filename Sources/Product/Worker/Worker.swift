@@ -107,7 +107,7 @@ package struct Worker: Sendable {
     private func serve(
         _ address: UpstreamAddress, stops: AsyncStream<StopReason>
     ) async throws(Fault) {
-        let client = UpstreamClient(address, connectionsMax: configuration.slots)
+        let client = UpstreamClient(address, tasksMax: configuration.slots)
         let engine = UpstreamEngine(client)
         let monitor = UpstreamMonitor(
             client, engine: engine, selection: configuration.selection,
@@ -122,9 +122,9 @@ package struct Worker: Sendable {
                     await supplier.update(offers: offers(of: models))
                     log.record(
                         .offered(models: models.map { $0.name }, skippedCount: skippedCount))
-                case .lost:
+                case .lost(let loss):
                     await supplier.update(offers: [])
-                    log.record(.upstreamLost)
+                    log.record(.upstreamLost(loss))
                 }
             }
         }

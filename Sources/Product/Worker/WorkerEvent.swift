@@ -11,8 +11,8 @@ package enum WorkerEvent: Equatable, Sendable {
     case disconnected(broker: String, reason: String)
     /// These models are offered now, and nothing else; names that cannot travel were skipped.
     case offered(models: [String], skippedCount: Int)
-    /// The upstream does not answer: nothing is offered until it does.
-    case upstreamLost
+    /// The upstream serves nothing: nothing is offered until it does.
+    case upstreamLost(UpstreamMonitor.Loss)
     /// The task completed.
     case ended(task: TaskID, model: String, reason: FinishReason, usage: Usage)
     /// The task did not complete.
@@ -42,7 +42,7 @@ package enum WorkerEvent: Equatable, Sendable {
                     ("models", "[" + models.map(Self.string).joined(separator: ",") + "]"),
                     ("skipped", String(skippedCount)),
                 ])
-        case .upstreamLost: Self.object("upstream_lost", [])
+        case .upstreamLost(let loss): Self.object("upstream_lost", Self.loss(loss))
         case .ended(let task, let model, let reason, let usage):
             Self.object(
                 "ended",
@@ -73,6 +73,15 @@ package enum WorkerEvent: Equatable, Sendable {
             ("outputTokens", String(usage.outputTokens)),
             ("reasoningTokens", String(usage.reasoningTokens)),
         ]
+    }
+
+    private static func loss(_ loss: UpstreamMonitor.Loss) -> [(String, String)] {
+        switch loss {
+        case .unreachable: [("reason", string("unreachable"))]
+        case .silent: [("reason", string("silent"))]
+        case .noList: [("reason", string("no_list"))]
+        case .refused(let status): [("reason", string("refused")), ("status", String(status))]
+        }
     }
 
     /// A code in snake case, or null.

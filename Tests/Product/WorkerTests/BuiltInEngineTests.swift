@@ -35,7 +35,7 @@ import Worker
         for seed in 0..<100 {
             var generator = SeededGenerator(seed: UInt64(seed))
             let prompt = generator.text(upTo: 40)
-            let tokens = Words.tokens(of: prompt).count
+            let tokens = Array(Words(prompt)).count
 
             let text = try await answer(echo, .chat(.text(prompt), model: "echo"))
             #expect(Array(text.record.text.utf8) == Array(prompt.utf8))
@@ -137,5 +137,14 @@ import Worker
             try await BuiltInEngine(.echo).answer(.chat(.openAI([0x7B])), to: sink)
         }
         #expect(sink.record.errors.count == 1)
+    }
+
+    @Test(arguments: [Double?.none, 0.5])
+    func theDeadlineEndsAnAnswer(_ tokensPerSecond: Double?) async throws {
+        let echo = BuiltInEngine(.echo, tokensPerSecond: tokensPerSecond)
+        let late = Assignment.chat(.text("a b"), deadline: .zero)
+        await #expect(
+            throws: EngineFailure(code: .upstreamUnavailable, usage: Usage(inputTokens: 2))
+        ) { try await echo.answer(late, to: RecordingSink()) }
     }
 }

@@ -41,7 +41,7 @@ import Worker
     ) async throws -> Result {
         let upstream = try await ScriptedUpstream(script)
         let address = try #require(UpstreamAddress(upstream.url, key: "k-\(canary)"))
-        let client = UpstreamClient(address, connectionsMax: 4)
+        let client = UpstreamClient(address, tasksMax: 4)
         let engine = UpstreamEngine(client)
         engine.serve([OfferedModel(name: "offer", engineName: "up/m")])
         let result = try await body(engine)
@@ -297,7 +297,7 @@ import Worker
         let upstream = try await ScriptedUpstream { _, _ in }
         let address = try #require(UpstreamAddress(upstream.url))
         await upstream.stop()
-        let client = UpstreamClient(address, connectionsMax: 1)
+        let client = UpstreamClient(address, tasksMax: 1)
         let engine = UpstreamEngine(client)
         let isTold = Mutex(false)
         engine.onUnreachable { isTold.withLock { $0 = true } }
@@ -397,7 +397,7 @@ import Worker
         }
         let first = try await ScriptedUpstream(script)
         let client = UpstreamClient(
-            try #require(UpstreamAddress(first.url)), connectionsMax: 2)
+            try #require(UpstreamAddress(first.url)), tasksMax: 2)
         let engine = UpstreamEngine(client)
         #expect(await run(.openAIChat, on: engine, sink: RecordingSink()).failure == nil)
         await first.stop()

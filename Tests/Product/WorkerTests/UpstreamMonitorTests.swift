@@ -39,12 +39,12 @@ import Worker
     @Test func offersGoWithTheUpstreamAndComeBackWithIt() async throws {
         let first = try await ScriptedUpstream(Self.list)
         let client = UpstreamClient(
-            try #require(UpstreamAddress(first.url)), connectionsMax: 1)
+            try #require(UpstreamAddress(first.url)), tasksMax: 1)
         var second: ScriptedUpstream?
         try await follow(client, engine: UpstreamEngine(client)) { changes, _ in
             #expect(await changes.next() == serving("a", "b"))
             await first.stop()
-            #expect(await changes.next() == .lost)
+            #expect(await changes.next() == .lost(.unreachable))
             second = try await ScriptedUpstream(port: first.port, Self.list)
             #expect(await changes.next() == serving("a", "b"))
         }
@@ -78,7 +78,7 @@ import Worker
             try await exchange.end()
         }
         let client = UpstreamClient(
-            try #require(UpstreamAddress(upstream.url)), connectionsMax: 1)
+            try #require(UpstreamAddress(upstream.url)), tasksMax: 1)
         let engine = UpstreamEngine(client)
         try await follow(client, engine: engine) { changes, _ in
             #expect(await changes.next() == serving("a", "b"))
@@ -99,9 +99,9 @@ import Worker
     @Test func aListThatNeverComesWhileNothingRunsMeansTheUpstreamIsLost() async throws {
         let upstream = try await ScriptedUpstream { _, exchange in try await exchange.closed() }
         let client = UpstreamClient(
-            try #require(UpstreamAddress(upstream.url)), connectionsMax: 1)
+            try #require(UpstreamAddress(upstream.url)), tasksMax: 1)
         try await follow(client, engine: UpstreamEngine(client)) { changes, _ in
-            #expect(await changes.next() == .lost)
+            #expect(await changes.next() == .lost(.silent))
         }
         await client.shutdown()
         await upstream.stop()
@@ -110,14 +110,14 @@ import Worker
     @Test func hurryingDoesNotWaitForTheInterval() async throws {
         let upstream = try await ScriptedUpstream(Self.list)
         let client = UpstreamClient(
-            try #require(UpstreamAddress(upstream.url)), connectionsMax: 1)
+            try #require(UpstreamAddress(upstream.url)), tasksMax: 1)
         let intervals = UpstreamMonitor.Intervals(steady: .seconds(86_400))
         try await follow(client, engine: UpstreamEngine(client), intervals: intervals) {
             changes, monitor in
             #expect(await changes.next() == serving("a", "b"))
             await upstream.stop()
             monitor.hurry()
-            #expect(await changes.next() == .lost)
+            #expect(await changes.next() == .lost(.unreachable))
         }
         await client.shutdown()
     }
@@ -128,9 +128,9 @@ import Worker
             try await exchange.end()
         }
         let client = UpstreamClient(
-            try #require(UpstreamAddress(upstream.url)), connectionsMax: 1)
+            try #require(UpstreamAddress(upstream.url)), tasksMax: 1)
         try await follow(client, engine: UpstreamEngine(client)) { changes, _ in
-            #expect(await changes.next() == .lost)
+            #expect(await changes.next() == .lost(.noList))
         }
         try await follow(
             client, engine: UpstreamEngine(client), selection: try ModelSelection(["a=b c"])
@@ -138,6 +138,19 @@ import Worker
             #expect(
                 await changes.next()
                     == .serving([OfferedModel(name: "a", engineName: "b c")], skippedCount: 0))
+        }
+        await client.shutdown()
+        await upstream.stop()
+    }
+
+    @Test func aServerThatRefusesItsListIsLostWithTheStatus() async throws {
+        let upstream = try await ScriptedUpstream { _, exchange in
+            try await exchange.head(401, type: "application/json")
+            try await exchange.end()
+        }
+        let client = UpstreamClient(try #require(UpstreamAddress(upstream.url)), tasksMax: 1)
+        try await follow(client, engine: UpstreamEngine(client)) { changes, _ in
+            #expect(await changes.next() == .lost(.refused(status: 401)))
         }
         await client.shutdown()
         await upstream.stop()

@@ -19,7 +19,13 @@ import Worker
             WorkerEvent.offered(models: ["a", "b"], skippedCount: 1),
             #"{"event":"offered","models":["a","b"],"skipped":1}"#
         ),
-        (WorkerEvent.upstreamLost, #"{"event":"upstream_lost"}"#),
+        (
+            WorkerEvent.upstreamLost(.silent), #"{"event":"upstream_lost","reason":"silent"}"#
+        ),
+        (
+            WorkerEvent.upstreamLost(.refused(status: 401)),
+            #"{"event":"upstream_lost","reason":"refused","status":401}"#
+        ),
         (
             WorkerEvent.ended(task: task, model: "m", reason: .stop, usage: usage),
             #"{"event":"ended","task":"00000000000000010000000000000002","model":"m","#
