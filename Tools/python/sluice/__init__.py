@@ -1,0 +1,4 @@
+"""Sluice in Python: a codec, a client and a supplier, written from ``Protocol/`` alone.
+
+Nothing but the standard library is used.
+"""
