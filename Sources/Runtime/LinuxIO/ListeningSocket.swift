@@ -8,7 +8,10 @@ package struct SocketSettings: Sendable {
     /// frame is never behind a megabyte of data.
     package var unsentBytes: Int32 = 64 * 1_024
     /// How long sent data may stay unacknowledged before the connection is dead, milliseconds.
-    package var userTimeoutMs: Int32 = 15_000
+    ///
+    /// The kernel counts a peer that reads nothing (a zero window) like one that is gone, so this
+    /// lies above the 30 s that a slow reader is allowed; dead peers are found earlier by PING.
+    package var userTimeoutMs: Int32 = 35_000
     /// Lets several listeners, one a shard, share the port.
     package var sharesPort = false
 

@@ -318,7 +318,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// Decrypts what has arrived into `region` from `offset` on, until the region is full or
     /// nothing is left.
     ///
-    /// Never blocks. A channel that ended answers 0 bytes; why comes with `closed`.
+    /// `offset < region.byteCount`. Never blocks. A channel that ended answers 0 bytes; why comes with `closed`.
     @specialized(where Backend == RingBackend)
     @specialized(where Backend == EpollBackend)
     package mutating func read(

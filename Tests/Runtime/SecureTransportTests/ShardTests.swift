@@ -104,13 +104,13 @@ import TLSEngine
 
     private func ring<Backend: NetworkBackend & ~Copyable>(_: Backend.Type) throws {
         var server = try SecureServer<Backend>(context: TestTLS.server(), listener: nil)
-        for _ in 0..<3 {
+        for gatherUs in [0, 500, 0] {
             let bell = server.doorbell
             let thread = TestThread {
                 usleep(20_000)
                 bell.ring()
             }
-            let count = server.wait(timeoutMs: -1)
+            let count = server.wait(timeoutMs: -1, gatherUs: gatherUs)
             #expect(count == 1)
             #expect(server.event(at: 0) == .doorbell)
             thread.join()
