@@ -21,13 +21,15 @@ extension InstanceDirectory {
     /// ENDED. For that, closers take turns (the run directory's lock), take the oldest instance
     /// first, and note in the slot where the ENDED will stand before it can be seen. Where the
     /// ring has no room the sidecar is given `waitMs` in all; what is left stays for the next
-    /// call. `afterEachStore` lets a test end the closing at every store.
+    /// call. With `waitMs` 0 nothing is waited for: `locked` if another broker is closing or
+    /// starting. `afterEachStore` lets a test end the closing at every store.
     package static func closeDeadInstances(
         runDirectory: String, into broker: inout BrokerInstance, wallMicroseconds: UInt64,
         waitMs: UInt64 = 2_000,
         afterEachStore: (() throws(InstanceError) -> Void)? = nil
     ) throws(InstanceError) -> [ClosedInstance] {
-        let turn = try InstanceLock(path: runDirectory + "/.lock", create: true, wait: true)
+        let turn = try InstanceLock(
+            path: runDirectory + "/.lock", create: true, wait: waitMs > 0)
         defer { _ = turn }
         var closing = Closing(
             runDirectory: runDirectory, wallMicroseconds: wallMicroseconds,
