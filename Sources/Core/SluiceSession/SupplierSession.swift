@@ -24,9 +24,9 @@ package struct SupplierSession: PeerSession {
         case assigned(StreamHandle, Assignment)
         /// A write that was told to wait may go on.
         case writable(StreamHandle)
-        /// CANCEL came: stop and say `end`; what was not sent is dropped.
+        /// CANCEL came, or the deadline passed: stop and say `end`; what was not sent is dropped.
         case cancelled(StreamHandle, WireCode)
-        /// The task did not stop in time after CANCEL; its END is sent and its slot is free.
+        /// The task did not stop in time after CANCEL or its deadline; its END is sent and its slot is free.
         case overdue(StreamHandle)
         /// The END of a task, which had to wait for its last TOKENS, is sent.
         case finished(StreamHandle)
@@ -258,11 +258,15 @@ package struct SupplierSession: PeerSession {
     package mutating func tick(nowMs: UInt64) {
         if let loss = core.tick(nowMs: nowMs) { return lose(loss) }
         for index in streams.indices {
-            guard let stream = streams[index], let cancel = stream.cancel,
-                nowMs >= cancel.overdueMs
-            else { continue }
-            end(stream.handle, code: cancel.code)
-            events.append(.overdue(stream.handle))
+            guard let stream = streams[index] else { continue }
+            if let cancel = stream.cancel {
+                guard nowMs >= cancel.overdueMs else { continue }
+                end(stream.handle, code: cancel.code)
+                events.append(.overdue(stream.handle))
+            } else if nowMs >= stream.expiresMs {
+                // A supplier stops by itself when the time is over ([D5]).
+                stop(index, .deadlineExceeded, nowMs: nowMs)
+            }
         }
     }
 
@@ -359,7 +363,7 @@ package struct SupplierSession: PeerSession {
             let cancel = try frame.decode { bytes throws(WireError) in
                 try CancelFrame(decoding: bytes.span)
             }
-            if isOpen { receiveCancel(cancel.code, at: index, nowMs: nowMs) }
+            if isOpen { stop(index, cancel.code, nowMs: nowMs) }
         case .credit:
             let credit = try frame.decode { bytes throws(WireError) in
                 try CreditFrame(decoding: bytes.span)
@@ -452,7 +456,8 @@ package struct SupplierSession: PeerSession {
                     expiresMs: stream.expiresMs)))
     }
 
-    private mutating func receiveCancel(_ code: WireCode, at index: Int, nowMs: UInt64) {
+    /// Stops a task: what waits to be sent is dropped, and its END is due soon.
+    private mutating func stop(_ index: Int, _ code: WireCode, nowMs: UInt64) {
         guard let stream = streams[index], stream.cancel == nil else { return }
         streams[index]?.answer.clear()
         streams[index]?.cancel = (code, nowMs + Self.cancelPatienceMs)

@@ -124,6 +124,27 @@ struct SupplierSessionTests {
         #expect(session.sent().isEmpty)
     }
 
+    @Test("stops a task by itself when its time is over")
+    func deadline() throws {
+        var session = SupplierSession.supplying()
+        session.receive(assign(StreamID(1), bodyBytes: 0, inline: []), nowMs: 0)
+        session.receive(assign(StreamID(2), bodyBytes: 9, inline: [1]), nowMs: 0)
+        let handle = try session.assignedHandle()
+        _ = session.write([1], tokens: 1, flags: [], to: handle)
+        session.receive(
+            encoded { PingFrame(value: 1).encode(as: .pong, into: &$0) }, nowMs: 599_999)
+        session.tick(nowMs: 599_999)
+        #expect(session.state(of: handle) == .running)
+        session.tick(nowMs: 600_000)
+        #expect(session.state(of: handle) == .cancelled(.deadlineExceeded))
+        // The task whose body never became whole has nothing to stop.
+        let sent = session.sent()
+        #expect(sent.map { $0.end?.code } == [.deadlineExceeded])
+        #expect(sent.map(\.stream) == [StreamID(2)])
+        session.end(handle, code: .deadlineExceeded)
+        #expect(session.sent().first?.end?.usage.outputTokens == 1)
+    }
+
     @Test("a late write of one task never reaches the next task on its stream")
     func lateWrite() throws {
         var session = SupplierSession.supplying()
