@@ -23,9 +23,9 @@ package struct ClientSession: PeerSession {
         case streamFree
         /// GO-AWAY came: submit elsewhere; what runs goes on.
         case draining(WireCode, graceMs: UInt32)
-        /// The connection was lost under this task. `usage` is what had arrived. With `wasSent` false
-        /// the broker never heard of it, and it may be submitted elsewhere without harm.
-        case abandoned(StreamHandle, TaskID?, usage: Usage, wasSent: Bool)
+        /// The connection was lost under this task. `usage` is what had arrived. A task that the
+        /// broker never heard of comes back as `unsent` and may be submitted elsewhere without harm.
+        case abandoned(StreamHandle, TaskID?, usage: Usage, unsent: Submission?)
         /// The connection is over; the last event.
         case lost(ConnectionLoss)
     }
@@ -392,7 +392,7 @@ package struct ClientSession: PeerSession {
             events.append(
                 .abandoned(
                     stream.handle, stream.task, usage: stream.usage,
-                    wasSent: stream.submission == nil))
+                    unsent: stream.submission))
         }
         streams = []
         opening = []

@@ -95,13 +95,13 @@ final class ClientCore: Sendable {
         defer { state.waiting.removeFirst(taken) }
         while taken < state.waiting.count {
             let task = state.waiting[taken]
-            guard task.isWaiting else {
+            guard let submission = task.waiting else {
                 taken += 1
                 continue
             }
             let refusal = connection.link.command { session -> ClientSession.SubmitRefusal? in
                 do throws(ClientSession.SubmitRefusal) {
-                    let handle = try session.submit(task.submission)
+                    let handle = try session.submit(submission)
                     guard task.open(connection.link, handle) else {
                         session.cancel(handle)
                         return nil
@@ -130,9 +130,9 @@ final class ClientCore: Sendable {
     private func expire() {
         let nowMs = environment.clock.nowMs
         let expired = state.withLock { state in
-            let expired = state.waiting.filter { $0.expiresMs <= nowMs || !$0.isWaiting }
+            let expired = state.waiting.filter { $0.expiresMs <= nowMs || $0.waiting == nil }
             if !expired.isEmpty {
-                state.waiting.removeAll { $0.expiresMs <= nowMs || !$0.isWaiting }
+                state.waiting.removeAll { $0.expiresMs <= nowMs || $0.waiting == nil }
             }
             return expired
         }
@@ -242,9 +242,9 @@ final class ClientCore: Sendable {
             case .draining:
                 retire(connection)
                 closeIfDrained(connection)
-            case .abandoned(let handle, let id, let usage, let wasSent):
+            case .abandoned(let handle, let id, let usage, let unsent):
                 guard let task = connection.removeTask(handle) else { continue }
-                abandon(task, Receipt(task: id, usage: usage), wasSent: wasSent)
+                abandon(task, Receipt(task: id, usage: usage), unsent)
             case .lost(let loss): lost(connection, loss)
             }
         }
@@ -261,8 +261,8 @@ final class ClientCore: Sendable {
                 task: id, usage: end.usage, cost: end.cost, finishReason: end.finishReason))
     }
 
-    private func abandon(_ task: ClientTask, _ receipt: Receipt, wasSent: Bool) {
-        if !wasSent, task.reopen() {
+    private func abandon(_ task: ClientTask, _ receipt: Receipt, _ unsent: Submission?) {
+        if let unsent, task.reopen(unsent) {
             let isClosed = state.withLock { state in
                 guard !state.isClosed else { return true }
                 state.waiting.insert(task, at: 0)

@@ -19,14 +19,14 @@ final class ClientTask: Sendable {
     }
 
     fileprivate enum Phase {
-        /// For a connection or a free stream.
-        case waiting
+        /// For a connection or a free stream; the body is kept no longer than that.
+        case waiting(Submission)
         case open(ClientLink, StreamHandle)
         case ended(Result<Completion, SluiceError>)
     }
 
     fileprivate struct State {
-        var phase = Phase.waiting
+        var phase: Phase
         var frames: [AnswerFrame] = []
         var readers: [CheckedContinuation<Void, Never>] = []
         var receipt = Receipt()
@@ -35,27 +35,28 @@ final class ClientTask: Sendable {
         var isIterated = false
     }
 
-    let submission: Submission
+    private let isText: Bool
     /// On the environment's clock.
     let expiresMs: UInt64
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
     init(_ submission: Submission, expiresMs: UInt64) {
-        self.submission = submission
+        isText = submission.terms.encoding == .text
         self.expiresMs = expiresMs
+        state = Mutex(State(phase: .waiting(submission)))
     }
 
     func makeDecoder() -> AnswerDecoder {
-        AnswerDecoder(isText: submission.terms.encoding == .text)
+        AnswerDecoder(isText: isText)
     }
 
     /// What had arrived so far.
     var receipt: Receipt { state.withLock { $0.receipt } }
 
-    /// The task still waits for a stream.
-    var isWaiting: Bool {
+    /// What a task that still waits for a stream would submit; nil for any other.
+    var waiting: Submission? {
         state.withLock { state in
-            if case .waiting = state.phase { true } else { false }
+            if case .waiting(let submission) = state.phase { submission } else { nil }
         }
     }
 
@@ -71,10 +72,10 @@ final class ClientTask: Sendable {
     }
 
     /// The connection was lost before the broker heard of the task: it waits again.
-    func reopen() -> Bool {
+    func reopen(_ submission: Submission) -> Bool {
         state.withLock { state in
             guard case .open = state.phase, !state.isCancelled else { return false }
-            state.phase = .waiting
+            state.phase = .waiting(submission)
             return true
         }
     }

@@ -168,7 +168,10 @@ final class SupplierCore: Sendable {
             connection.link.command { $0.drain() }
             closeIfDrained(connection)
         }
-        let graceMs = UInt64(clamping: configuration.drainTime.components.seconds * 1_000)
+        let (seconds, attoseconds) = configuration.drainTime.components
+        let graceMs =
+            UInt64(clamping: seconds) * 1_000
+            + UInt64(clamping: attoseconds / 1_000_000_000_000_000)
         Task {
             await environment.clock.sleep(graceMs)
             for connection in state.withLock({ $0.live }) {

@@ -272,8 +272,8 @@ struct ClientSessionTests {
         _ = session.takeEvents()
         session.transportClosed()
         var found: [Bool: UInt32] = [:]
-        for case .abandoned(_, _, let usage, let wasSent) in session.takeEvents() {
-            found[wasSent] = usage.outputTokens
+        for case .abandoned(_, _, let usage, let unsent) in session.takeEvents() {
+            found[unsent == nil] = usage.outputTokens
         }
         #expect(found == [true: 3, false: 0])
     }
