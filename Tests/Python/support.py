@@ -1,9 +1,124 @@
-"""What the tests share: where the repository is, and the package on the path."""
+"""What the tests share: the package on the path, and a broker of their own.
+
+The broker is a black box: ``SLUICE_BROKER`` names its program, else a build is looked for. Its
+directory of credentials is written here, as ``Protocol/Files.md`` says.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import pathlib
+import shutil
+import struct
+import subprocess
 import sys
+import tempfile
+import unittest
+from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "Tools" / "python"))
+
+KEY = "sk-" + "0123456789abcdef" * 4
+OTHER_KEY = "sk-" + "fedcba9876543210" * 4
+REVOKED_KEY = "sk-" + "00000000ffffffff" * 4
+EXPIRED_KEY = "sk-" + "ffffffff00000000" * 4
+TOKENS = [f"st-{number}" + "0123456789abcdef" * 4 for number in range(4)]
+_CLIENT, _SUPPLIER, _REVOKED = 1, 2, 1
+
+
+def broker_program() -> str | None:
+    """The broker to test, or None."""
+    candidates = [os.environ.get("SLUICE_BROKER", "")]
+    candidates += [str(ROOT / ".build" / build / "sluice-broker") for build in ("release", "debug")]
+    return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def _block(data: bytes) -> bytes:
+    """A block of 128 bytes with its CRC at offset 4."""
+    block = bytearray(data.ljust(128, b"\0"))
+    struct.pack_into("<I", block, 4, _crc32c(bytes(block)))
+    return bytes(block)
+
+
+def write_directory(folder: pathlib.Path) -> None:
+    """The credentials of the tests, as generation 1."""
+    folder.mkdir(mode=0o700)
+    rows = [(_CLIENT, 0, KEY, 1, 0, 0), (_CLIENT, 0, OTHER_KEY, 2, 0, 0),
+            (_CLIENT, _REVOKED, REVOKED_KEY, 1, 0, 0), (_CLIENT, 0, EXPIRED_KEY, 1, 1_000, 0)]
+    rows += [(_SUPPLIER, 0, token, 100 + number, 0, 100 + number)
+             for number, token in enumerate(TOKENS)]
+    entries = b"".join(
+        _block(struct.pack("<BBBBIQ32sQQIIQ", 1, 1, role, flags, 0, number,
+                           hashlib.sha256(secret.encode()).digest(), account, expires,
+                           1_024, 1_000_000_000, supplier))
+        for number, (role, flags, secret, account, expires, supplier) in enumerate(rows, 1))
+    for name, kind, count, content in (("snapshot-1", 0x41, len(rows), entries),
+                                       ("changes-1", 0x42, 0, b"")):
+        header = struct.pack("<BBHI8sQQQ", 1, kind, 0, 0, b"SLCFILE1", 1, count,
+                             len(rows) if kind == 0x41 else 0)
+        path = folder / name
+        path.write_bytes(_block(header) + content)
+        path.chmod(0o600)
+
+
+@dataclass
+class Broker:
+    """A running broker and where to find it."""
+
+    host: str
+    port: int
+    ca_file: str
+    process: subprocess.Popen[str]
+    folder: pathlib.Path
+
+    @classmethod
+    def start(cls, *options: str) -> Broker:
+        """Starts a broker with a certificate and directory of its own."""
+        program = broker_program()
+        if program is None:
+            raise unittest.SkipTest("no broker: build it or set SLUICE_BROKER")
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-py-", dir=base))
+        (folder / "run").mkdir(mode=0o700)
+        write_directory(folder / "directory")
+        certificate, key = folder / "cert.pem", folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+             "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+             "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out",
+             str(certificate)], check=True, capture_output=True)
+        key.chmod(0o600)
+        command = [program, "--run", str(folder / "run"), "--directory", str(folder / "directory"),
+                   "--certificate", str(certificate), "--private-key", str(key), "--port", "0"]
+        with open(folder / "log", "w") as log:
+            process = subprocess.Popen(
+                [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
+        broker = cls("127.0.0.1", 0, str(certificate), process, folder)
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event.get("event") == "listening":
+                broker.port = int(event.get("port") or event["address"].rpartition(":")[2])
+                return broker
+        broker.stop()
+        raise RuntimeError(f"the broker did not start: {(folder / 'log').read_text()}")
+
+    def stop(self) -> None:
+        """Kills the broker and removes its files."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
