@@ -257,14 +257,13 @@ let benchmarkTargets: [Target] =
 let package = Package(
     name: "sluice",
     platforms: [.macOS(.v15), .iOS(.v18)],
+    // Libraries only. SwiftPM resolves for a user all that any declared product reaches, so the
+    // programs are not declared: each executable target is a product of its own name here, in the
+    // root package, and users of a library resolve NIO, NIOSSL and swift-log alone.
     products: [
         .library(name: "SluiceClient", targets: ["SluiceClient"]),
         .library(name: "SluiceSupplier", targets: ["SluiceSupplier"]),
         .library(name: "SluiceTesting", targets: ["SluiceTesting"]),
-        .executable(name: "sluice", targets: ["sluice"]),
-        .executable(name: "sluice-broker", targets: ["sluice-broker"]),
-        .executable(name: "sluice-sidecar", targets: ["sluice-sidecar"]),
-        .executable(name: "sluice-worker", targets: ["sluice-worker"]),
     ],
     dependencies: [
         .package(
