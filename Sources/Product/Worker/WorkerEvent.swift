@@ -112,11 +112,14 @@ package enum WorkerEvent: Equatable, Sendable {
 
 /// Writes events as JSON lines, each whole, from any thread.
 package final class WorkerLog: Sendable {
-    private let write: Mutex<@Sendable (String) -> Void>
+    // Not inside the mutex: each access to a closure held by a generic value wraps it once more,
+    // for ever.
+    private let write: @Sendable (String) -> Void
+    private let turn = Mutex(())
 
     /// Makes a log that hands each line, with its end, to `write`; one at a time.
     package init(_ write: @escaping @Sendable (String) -> Void) {
-        self.write = Mutex(write)
+        self.write = write
     }
 
     /// The log that a process keeps: standard error.
@@ -130,6 +133,6 @@ package final class WorkerLog: Sendable {
     /// Writes one event.
     package func record(_ event: WorkerEvent) {
         let line = event.line + "\n"
-        write.withLock { $0(line) }
+        turn.withLock { _ in write(line) }
     }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import SluiceWire
+import Synchronization
 import Testing
 import Worker
 
@@ -51,5 +52,13 @@ import Worker
     func everyEventIsOneJSONObject(_ event: WorkerEvent, _ line: String) throws {
         #expect(event.line == line)
         #expect(throws: Never.self) { try JSONSerialization.jsonObject(with: Data(line.utf8)) }
+    }
+
+    @Test func aLineCostsTheSameHoweverManyCameBefore() {
+        // A log that wrapped its writer once more with each line would run out of stack here.
+        let count = Mutex(0)
+        let log = WorkerLog { _ in count.withLock { $0 += 1 } }
+        for _ in 0..<100_000 { log.record(.draining(seconds: 1)) }
+        #expect(count.withLock { $0 } == 100_000)
     }
 }
