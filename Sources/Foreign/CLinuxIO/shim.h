@@ -301,6 +301,11 @@ static inline int sluice_epoll_remove(int epoll, int descriptor) {
     return sluice_result(epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, &event));
 }
 
+static inline int sluice_epoll_wait(
+    int epoll, struct epoll_event *events, int count, int timeout_ms) {
+    return sluice_result(epoll_wait(epoll, events, count, timeout_ms));
+}
+
 static inline uint64_t sluice_epoll_token(const struct epoll_event *event) {
     return event->data.u64;
 }

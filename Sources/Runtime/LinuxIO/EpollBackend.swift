@@ -201,7 +201,9 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         let hasWork = !completions.isEmpty || (!readable.isEmpty && !freeBuffers.isEmpty)
         let timeout = hasWork ? 0 : Int32(clamping: timeoutMs)
         counters.enters += 1
-        let count = unsafe epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+        let count = unsafe sluice_epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+        // A process that is stopped and resumed sees EINTR even without a signal handler.
+        precondition(count >= 0 || count == -EINTR)
         for index in 0..<max(0, Int(count)) { unsafe handle(events[index]) }
         receiveAll()
         return completions.count

@@ -121,8 +121,10 @@ struct SubmissionRing: ~Copyable {
         publish()
         let ready = unsafe sluice_load_acquire(completionTail) &- head
         let waitFor = ready > 0 ? 0 : waitFor
-        let timeoutNs = timeoutMs < 0 ? -1 : Int64(timeoutMs) * 1_000_000
         let gatherUs = canGather && waitFor > 0 ? UInt32(clamping: gatherUs) : 0
+        // Without a timeout the kernel would end the wait at `gatherUs` even if nothing came.
+        let endless: Int64 = gatherUs > 0 ? 3_600_000_000_000 : -1
+        let timeoutNs = timeoutMs < 0 ? endless : Int64(timeoutMs) * 1_000_000
         // Held open for more than one completion, the kernel answers at `gatherUs` with what it
         // has, if that is at least one.
         let goal = gatherUs > 0 ? 64 : waitFor

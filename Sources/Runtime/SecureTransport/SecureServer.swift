@@ -83,7 +83,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// `timeoutMs` (below 0: without end; 0: not at all).
     ///
     /// `gatherUs` > 0 lets it hold the wait open that long for more to come, where the kernel can
-    /// do that: a trade of latency for fewer turns. Answers the number of events.
+    /// do that: a trade of latency for fewer turns. Answers the number of events,
+    /// which may be 0 before the time is over.
     @specialized(where Backend == RingBackend)
     @specialized(where Backend == EpollBackend)
     package mutating func wait(timeoutMs: Int, gatherUs: Int = 0) -> Int {

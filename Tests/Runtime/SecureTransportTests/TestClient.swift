@@ -162,6 +162,7 @@ final class TestClient {
             let count = bytes[offset...].withUnsafeBytes {
                 Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
             }
+            if count < 0, errno == EINTR { continue }
             guard count > 0 else { throw Ended(failure: nil) }
             offset += count
         }
@@ -174,7 +175,8 @@ final class TestClient {
 
     private func fill() throws {
         // The session has used all that was lent before, or it would not need more.
-        let count = recv(descriptor, input, 65_536, 0)
+        var count = recv(descriptor, input, 65_536, 0)
+        while count < 0, errno == EINTR { count = recv(descriptor, input, 65_536, 0) }
         guard count > 0 else { throw Ended(failure: nil) }
         session.feed(input, count: count)
     }
