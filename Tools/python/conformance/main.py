@@ -1,0 +1,151 @@
+"""The command: picks cases, runs them side by side, says what each found."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import re
+import sys
+import time
+from typing import NamedTuple
+
+from . import ending, excused, frames, life, submitting, supply, tasks, transport
+from .lab import CASES, Case, Lab
+from .peer import Closed, Failed, Skipped, Target
+
+_MODULES = (transport, frames, life, supply, submitting, tasks, ending)
+SPECIFICATION = pathlib.Path(__file__).resolve().parents[3] / "Protocol" / "Specification.md"
+_RULE = re.compile(r"^- \*\*\[([A-Z]\d+)\]\*\* (.*)$", re.MULTILINE)
+
+
+class Outcome(NamedTuple):
+    """What a case found."""
+
+    case: Case
+    verdict: str
+    detail: str
+    seconds: float
+
+
+def rules(page: str) -> dict[str, str]:
+    """Every numbered rule of the specification with its text."""
+    return dict(_RULE.findall(page))
+
+
+def uncovered(page: str) -> list[str]:
+    """Rules that no case shows and no excuse names, and names of rules that are not there."""
+    found = rules(page)
+    covered = {rule for each in CASES.values() for rule in each.rules}
+    problems = [f"{rule} has neither a case nor an excuse" for rule in found
+                if rule not in covered and rule not in excused.EXCUSED]
+    problems += [f"{rule} is cited by a case but is no rule" for rule in covered - found.keys()]
+    problems += [f"{rule} is excused but is no rule"
+                 for rule in excused.EXCUSED.keys() - found.keys()]
+    problems += [f"{rule} is excused though a case shows it"
+                 for rule in excused.EXCUSED.keys() & covered]
+    return problems
+
+
+def run(case: Case, target: Target) -> Outcome:
+    """Runs one case on connections of its own."""
+    started, lab = time.monotonic(), Lab(target)
+    verdict, detail = "pass", ""
+    try:
+        case.run(lab)
+    except Failed as failure:
+        verdict, detail = "fail", str(failure)
+    except Closed as closed:
+        verdict, detail = "fail", f"the connection was {closed}"
+    except Skipped as skip:
+        verdict, detail = "skip", str(skip)
+    except OSError as error:
+        verdict, detail = "fail", f"{type(error).__name__}: {error}"
+    finally:
+        lab.close()
+    return Outcome(case, verdict, detail, time.monotonic() - started)
+
+
+def run_all(cases: list[Case], target: Target, jobs: int) -> list[Outcome]:
+    """Runs the cases, ``jobs`` at once, the long ones first. A case beyond its time has failed."""
+    outcomes = []
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    ordered = sorted(cases, key=lambda each: -each.seconds)
+    started: dict[str, float] = {}
+
+    def timed(each: Case) -> Outcome:
+        started[each.name] = time.monotonic()
+        return run(each, target)
+
+    waiting = {pool.submit(timed, each): each for each in ordered}
+    while waiting:
+        done, _ = concurrent.futures.wait(
+            waiting, 0.2, concurrent.futures.FIRST_COMPLETED)
+        now = time.monotonic()
+        for future in list(waiting):
+            each = waiting[future]
+            if future in done:
+                outcomes.append(future.result())
+                del waiting[future]
+            elif now - started.get(each.name, now) > 2 * each.seconds:
+                outcomes.append(Outcome(each, "fail", "took more than its time", now))
+                del waiting[future]
+    pool.shutdown(wait=False, cancel_futures=True)
+    return sorted(outcomes, key=lambda outcome: list(CASES).index(outcome.case.name))
+
+
+def _list() -> None:
+    for each in CASES.values():
+        print(f"{each.name:40} {' '.join(each.rules):24} {each.summary}")
+    print("\nNot seen from outside:")
+    for rule, reason in excused.EXCUSED.items():
+        print(f"{rule:6} {reason}")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="conformance", description="Holds a broker to Protocol/Specification.md from outside.")
+    parser.add_argument("broker", nargs="?", help="HOST:PORT")
+    parser.add_argument("--ca", help="PEM file that signed the broker's certificate")
+    parser.add_argument("--key", help="an API key")
+    parser.add_argument("--token", action="append", default=[],
+                        help="a supplier token; a second one, of another supplier, shows more")
+    parser.add_argument("--case", action="append", default=[], help="only this case")
+    parser.add_argument("--jobs", type=int, default=4, help="cases at once")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--list", action="store_true", help="name the cases and the excuses")
+    return parser
+
+
+def main() -> int:
+    """Exit status 0: all passed; 1: some failed; 2: wrong use, or rules without a case."""
+    parser = _arguments()
+    options = parser.parse_args()
+    problems = uncovered(SPECIFICATION.read_text())
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 2
+    if options.list:
+        _list()
+        return 0
+    unknown = set(options.case) - CASES.keys()
+    if unknown or not (options.broker and options.ca and options.key and options.token):
+        parser.error(f"no such case: {', '.join(unknown)}" if unknown
+                     else "needs HOST:PORT, --ca, --key and --token")
+    host, _, port = options.broker.rpartition(":")
+    target = Target(host.strip("[]"), int(port), options.ca, options.key, tuple(options.token))
+    cases = [each for name, each in CASES.items() if not options.case or name in options.case]
+    outcomes = run_all(cases, target, options.jobs)
+    for each, verdict, detail, seconds in outcomes:
+        if options.json:
+            print(json.dumps({"case": each.name, "rules": each.rules, "verdict": verdict,
+                              "detail": detail, "seconds": round(seconds, 3)}))
+        else:
+            print(f"{verdict:4} {each.name:40} {' '.join(each.rules):24} {detail}")
+    failed = sum(outcome.verdict == "fail" for outcome in outcomes)
+    skipped = sum(outcome.verdict == "skip" for outcome in outcomes)
+    if not options.json:
+        print(f"{len(outcomes) - failed - skipped} passed, {failed} failed, {skipped} skipped; "
+              f"{len(rules(SPECIFICATION.read_text()))} rules, {len(excused.EXCUSED)} excused")
+    return 1 if failed else 0

@@ -1,0 +1,166 @@
+"""Section 7: offers, grants, withdrawals."""
+
+from __future__ import annotations
+
+from sluice import wire
+from sluice.codes import Code
+
+from .lab import Lab, case, check
+from .peer import Peer
+
+
+def _assigns(supplier: Peer, count: int) -> list[int]:
+    """Exactly so many ASSIGNs come; their slots."""
+    slots = [supplier.expect(wire.Assign).header.stream for _ in range(count)]
+    supplier.quiet()
+    return slots
+
+
+@case("S1", "Q10")
+def names_compared_byte_by_byte(lab: Lab) -> None:
+    """A name in other case is another model."""
+    _, model = lab.serve(model=lab.model() + "/Aa")
+    client = lab.client()
+    for other in (model.lower(), model.upper(), model + "x", model[:-1]):
+        client.say(wire.Submit(other, 0), 1)
+        client.expect_end(Code.MODEL_UNKNOWN)
+
+
+@case("S2", "S3")
+def offer_number_twice(lab: Lab) -> None:
+    """An offer's number is used once: neither a change nor a new offer after WITHDRAW."""
+    for withdraw in (False, True):
+        supplier, model = lab.serve()
+        if withdraw:
+            supplier.say(wire.Withdraw(1))
+            supplier.alive()
+        supplier.say(wire.Offer(1, model, output_price=5))
+        supplier.expect_error(Code.INVALID_OFFER)
+
+
+@case("S2")
+def too_many_offers(lab: Lab) -> None:
+    """256 offers stand; another is refused; after a WITHDRAW there is room again."""
+    supplier, model = lab.supplier(), lab.model()
+    supplier.send(*(wire.pack(wire.Offer(number, model)) for number in range(1, 257)))
+    supplier.alive()
+    supplier.say(wire.Withdraw(1))
+    supplier.say(wire.Offer(257, model))
+    supplier.alive()
+    supplier.say(wire.Offer(258, model))
+    supplier.expect_error(Code.INVALID_OFFER)
+
+
+@case("S10")
+def no_such_offer(lab: Lab) -> None:
+    """GRANT or WITHDRAW for what does not stand, and WITHDRAW of offer 0, are invalid_offer."""
+    for frame in (wire.Grant(1, 1), wire.Withdraw(1), wire.Withdraw(0), wire.Grant(7, 0)):
+        supplier = lab.supplier()
+        supplier.say(frame)
+        supplier.expect_error(Code.INVALID_OFFER)
+    for frame in (wire.Grant(1, 1), wire.Withdraw(1)):
+        supplier, _ = lab.serve()
+        supplier.say(wire.Withdraw(1))
+        supplier.say(frame)
+        supplier.expect_error(Code.INVALID_OFFER)
+
+
+@case("S4", "S5", "S7")
+def nothing_before_a_grant(lab: Lab) -> None:
+    """A new offer has no slots: the task waits, accepted, until the GRANT."""
+    supplier, model = lab.serve(slots=None)
+    client = lab.client()
+    lab.submit(client, model)
+    supplier.quiet()
+    supplier.say(wire.Grant(1, 1))
+    _assigns(supplier, 1)
+
+
+@case("S4", "S7", "E2")
+def grant_bounds_open_streams(lab: Lab) -> None:
+    """Two slots take two of four tasks; each END lets one more in."""
+    supplier, model = lab.serve(slots=2)
+    client = lab.client()
+    for stream in range(1, 5):
+        lab.submit(client, model, stream=stream)
+    slots = _assigns(supplier, 2)
+    for _ in range(2):
+        slot = slots.pop(0)
+        supplier.taken.discard(slot)
+        supplier.say(wire.End(Code.COMPLETED), slot)
+        slots += _assigns(supplier, 1)
+
+
+@case("S4", "S5", "S7")
+def connection_grant_bounds_all_offers(lab: Lab) -> None:
+    """GRANT for offer 0 bounds the connection over all offers; a higher one lets more in."""
+    supplier, model = lab.serve(slots=8)
+    _, other = lab.serve(slots=8, supplier=supplier, offer=2)
+    supplier.say(wire.Grant(0, 1))
+    supplier.alive()
+    client = lab.client()
+    for stream, name in enumerate((model, other, model), 1):
+        lab.submit(client, name, stream=stream)
+    _assigns(supplier, 1)
+    supplier.say(wire.Grant(0, 3))
+    _assigns(supplier, 2)
+
+
+@case("S6", "S7")
+def lower_grant_takes_nothing_back(lab: Lab) -> None:
+    """A lower GRANT lets open streams go on and opens no other until enough have ended."""
+    supplier, model = lab.serve(slots=2)
+    client = lab.client()
+    runs = [lab.run(client, supplier, model, stream=stream) for stream in (1, 2)]
+    supplier.say(wire.Grant(1, 1))
+    supplier.alive()
+    lab.submit(client, model, stream=3)
+    runs[0].tokens(b"abc")
+    client.expect(wire.Tokens, 1)
+    runs[0].end(output_tokens=1)
+    client.expect_end(Code.COMPLETED, 1)
+    supplier.quiet()
+    runs[1].end()
+    client.expect_end(Code.COMPLETED, 2)
+    _assigns(supplier, 1)
+
+
+@case("S8")
+def withdrawn_offer_goes_on(lab: Lab) -> None:
+    """WITHDRAW takes no open stream back and no new task."""
+    run = lab.running(slots=4)
+    run.supplier.say(wire.Withdraw(1))
+    run.supplier.alive()
+    run.client.say(wire.Submit(run.model, 2, b"hi", credit=4_096, deadline_ms=600), 2)
+    run.supplier.quiet()
+    run.client.expect(wire.End, 2, skip=(wire.Queued,))
+    run.tokens(b"abc")
+    run.client.expect(wire.Tokens, 1)
+    run.end(output_tokens=1)
+    run.client.expect_end(Code.COMPLETED)
+
+
+@case("S12")
+def offers_die_with_their_connection(lab: Lab) -> None:
+    """After its only supplier has gone, a task of the model runs nowhere."""
+    supplier, model = lab.serve()
+    supplier.close()
+    other, _ = lab.serve()
+    client = lab.client()
+    client.say(wire.Submit(model, 2, b"hi", credit=4_096, deadline_ms=600), 1)
+    end = client.expect_end(None, skip=(wire.Queued,))
+    check(end.code in (Code.NO_SUPPLIER, Code.DEADLINE_EXCEEDED), "Q10",
+          f"END {Code(end.code).label}")
+    other.quiet(0.1)
+
+
+@case("S9", "D6", "D8", "D9")
+def declined_is_no_fault(lab: Lab) -> None:
+    """A declined task with nobody else to take it is supplier_failed; the supplier stays."""
+    run = lab.running(slots=1)
+    run.end(Code.DECLINED)
+    run.client.expect_end(Code.SUPPLIER_FAILED)
+    run.supplier.alive()
+    again = lab.run(run.client, run.supplier, run.model, stream=1)
+    again.end()
+    run.client.expect_end(Code.COMPLETED)
