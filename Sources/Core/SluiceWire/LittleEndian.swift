@@ -3,14 +3,14 @@
 
 extension Span<UInt8> {
     /// The 16-bit number at `offset`; `offset + 2 <= count`.
-    @inlinable
+    @inlinable @inline(__always)
     package func littleEndian16(at offset: Int) -> UInt16 {
         precondition(offset >= 0 && offset &+ 2 <= count)
         return UInt16(self[offset]) | UInt16(self[offset &+ 1]) << 8
     }
 
     /// The 32-bit number at `offset`; `offset + 4 <= count`.
-    @inlinable
+    @inlinable @inline(__always)
     package func littleEndian32(at offset: Int) -> UInt32 {
         precondition(offset >= 0 && offset &+ 4 <= count)
         return UInt32(self[offset]) | UInt32(self[offset &+ 1]) << 8
@@ -18,7 +18,7 @@ extension Span<UInt8> {
     }
 
     /// The 64-bit number at `offset`; `offset + 8 <= count`.
-    @inlinable
+    @inlinable @inline(__always)
     package func littleEndian64(at offset: Int) -> UInt64 {
         precondition(offset >= 0 && offset &+ 8 <= count)
         return UInt64(littleEndian32(at: offset))
@@ -30,22 +30,41 @@ extension [UInt8] {
     /// Appends a 16-bit number.
     @inlinable
     package mutating func appendLittleEndian(_ value: UInt16) {
-        append(UInt8(truncatingIfNeeded: value))
-        append(UInt8(truncatingIfNeeded: value >> 8))
+        append(contentsOf: LittleEndianBytes(UInt64(value), count: 2))
     }
 
     /// Appends a 32-bit number.
     @inlinable
     package mutating func appendLittleEndian(_ value: UInt32) {
-        appendLittleEndian(UInt16(truncatingIfNeeded: value))
-        appendLittleEndian(UInt16(truncatingIfNeeded: value >> 16))
+        append(contentsOf: LittleEndianBytes(UInt64(value), count: 4))
     }
 
     /// Appends a 64-bit number.
     @inlinable
     package mutating func appendLittleEndian(_ value: UInt64) {
-        appendLittleEndian(UInt32(truncatingIfNeeded: value))
-        appendLittleEndian(UInt32(truncatingIfNeeded: value >> 32))
+        append(contentsOf: LittleEndianBytes(value, count: 8))
+    }
+}
+
+/// The bytes of a number, lowest first, so that an array makes room for all of them at once.
+@frozen @usableFromInline
+package struct LittleEndianBytes: Sequence, IteratorProtocol {
+    @usableFromInline var left: UInt64
+    /// Bytes that are still to come.
+    @usableFromInline package internal(set) var underestimatedCount: Int
+
+    @inlinable
+    init(_ value: UInt64, count: Int) {
+        left = value
+        underestimatedCount = count
+    }
+
+    @inlinable
+    package mutating func next() -> UInt8? {
+        guard underestimatedCount > 0 else { return nil }
+        underestimatedCount &-= 1
+        defer { left >>= 8 }
+        return UInt8(truncatingIfNeeded: left)
     }
 }
 

@@ -28,7 +28,7 @@ package enum WireLimits {
     /// The reserve where a SUBMIT asks for none.
     package static let windowBytesDefault: UInt32 = 16_384
     /// A sender with data never waits for more credit than this before it sends.
-    package static let usefulCreditBytes: UInt64 = 2_048
+    @inlinable package static var usefulCreditBytes: UInt64 { 2_048 }
     /// Largest absolute credit limit that may be named.
     package static let creditLimitMax: UInt64 = 1 << 62
 
