@@ -54,6 +54,14 @@ package struct Connection {
     var pingOutstanding = false
     var unproductive = UnproductiveBudget()
 
+    /// Whether TOKENS may come. By pattern: `==` of an enum from another module is a call.
+    var isOpenSupplier: Bool {
+        switch (phase, role) {
+        case (.open, .supplier): true
+        default: false
+        }
+    }
+
     /// Index in the shard's stream tables, or nil for an idle slot.
     func stream(_ id: StreamID) -> UInt32? {
         guard id.rawValue < UInt32(slots.count) else { return nil }

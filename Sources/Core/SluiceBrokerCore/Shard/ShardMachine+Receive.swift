@@ -37,10 +37,9 @@ extension ShardMachine {
         _ connection: UInt32, _ header: FrameHeader, _ bytes: Span<UInt8>, _ place: Range<Int>,
         nowUs: UInt64, out: inout ShardOutput
     ) {
-        // The two hot kinds first: they are flow-controlled data with opaque payloads.
+        // The hot kind first: flow-controlled data with an opaque payload.
         if header.rawKind == FrameKind.tokens.rawValue,
-            connections[Int(connection)].phase == .open,
-            connections[Int(connection)].role == .supplier
+            connections[Int(connection)].isOpenSupplier
         {
             receivedTokens(connection, header, place, nowUs: nowUs, out: &out)
             return

@@ -59,41 +59,39 @@ extension ShardMachine {
         guard let bound = connections[Int(connection)].stream(header.stream) else {
             return fail(connection, .unexpectedFrame, header: header, out: &out)
         }
-        let slot = Int(bound)
-        guard suppliers[slot].isAssignSent else {
-            return fail(connection, .unexpectedFrame, header: header, out: &out)
-        }
         let cost = UInt64(header.frameBytes)
-        let received = suppliers[slot].receivedBytes + cost
-        guard received <= suppliers[slot].limitSentBytes else {
-            return fail(connection, .creditExceeded, header: header, out: &out)
-        }
-        suppliers[slot].receivedBytes = received
-        guard suppliers[slot].phase == .running else {
+        switch suppliers[Int(bound)].receive(cost) {
+        case .forward(let client):
+            if place.isEmpty, header.increment == 0 {
+                unproductive(connection, header, nowUs: nowUs, out: &out)
+                guard connections[Int(connection)].phase == .open else { return }
+            }
+            enqueue(header, place, for: client, nowUs: nowUs, out: &out)
+        case .discard:
             counters.discardedTokenFrames += 1
-            return
+        case .notAssigned:
+            fail(connection, .unexpectedFrame, header: header, out: &out)
+        case .beyondCredit:
+            fail(connection, .creditExceeded, header: header, out: &out)
         }
-        if place.isEmpty, header.tokens == 0 {
-            unproductive(connection, header, nowUs: nowUs, out: &out)
-        }
-        let client = suppliers[slot].client
-        let index = Int(client)
-        clients[index].enqueuedBytes += cost
+    }
+
+    private mutating func enqueue(
+        _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
+        out: inout ShardOutput
+    ) {
         counters.tokenFramesRelayed &+= 1
         var forwarded = header
         forwarded.flags.formIntersection(.forwarded)
         if forwarded.flags.contains(.error) { forwarded.tokens = 0 }
+        let enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
         out.actions.append(
             .enqueueTokens(
-                stream: client, headerWord: forwarded.firstWord,
-                streamID: clients[index].id.rawValue, start: UInt32(place.lowerBound),
-                count: UInt32(place.count)))
-        if !clients[index].isReady { makeReady(client: client, out: &out) }
-        let left =
-            clients[index].clientLimitBytes
-            - min(
-                clients[index].clientLimitBytes, clients[index].enqueuedBytes)
-        if left < WireLimits.usefulCreditBytes {
+                stream: client, headerWord: forwarded.firstWord, streamID: enqueued.id.rawValue,
+                start: UInt32(truncatingIfNeeded: place.lowerBound),
+                count: header.payloadBytes))
+        if !enqueued.isReady { makeReady(client: client, out: &out) }
+        if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
             refreshStarvation(client, nowMs: nowUs / 1_000)
         }
     }

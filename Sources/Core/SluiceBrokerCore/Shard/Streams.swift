@@ -20,48 +20,46 @@ package struct ClientStream {
         case finishing
     }
 
+    // What every TOKENS frame touches stands together, so that it shares a cache line.
     package internal(set) var phase: Phase = .idle
+    var isReady = false
+    var id = StreamID.connection
     package internal(set) var generation: UInt32 = 0
     /// `noIndex` once the client's connection is gone.
     var connection: UInt32 = noIndex
-    var id = StreamID.connection
-    /// Known once admitted.
-    var task: TaskIndex = noIndex
-    var taskID = TaskID(instance: 0, counter: 0)
-    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
-    var trace: TraceContext?
-
-    var receivedBodyBytes: UInt32 = 0
-    /// The dispatcher reserved the body: bytes above the free ones may come.
-    var isAdmitted = false
-    /// The shell still holds body bytes of this stream.
-    var holdsBody = false
-
+    /// The supplier's stream, while there is one.
+    var supplier: UInt32 = noIndex
+    var nextReady = noIndex
+    var reserveBytes: UInt32 = 0
     /// Absolute limit of the answer in bytes, as the client gave it.
     var clientLimitBytes: UInt64 = 0
-    var reserveBytes: UInt32 = 0
     /// TOKENS bytes (12 + payload) put into the queue and sealed; since the last dispatch.
     var enqueuedBytes: UInt64 = 0
     var sealedBytes: UInt64 = 0
+
+    /// Known once admitted.
+    var task: TaskIndex = noIndex
     var deliveredTokens: UInt64 = 0
     var deliveredReasoningTokens: UInt64 = 0
     var deliveredPayloadBytes: UInt64 = 0
+    /// The shell still holds body bytes of this stream.
+    var holdsBody = false
+    /// The dispatcher reserved the body: bytes above the free ones may come.
+    var isAdmitted = false
+    var receivedBodyBytes: UInt32 = 0
+    var ttftUs: UInt64?
+    var bodyCompleteUs: UInt64 = 0
 
-    /// The supplier's stream, while there is one.
-    var supplier: UInt32 = noIndex
+    var taskID = TaskID(instance: 0, counter: 0)
+    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
+    var trace: TraceContext?
     var started: StartedFrame?
     /// How it will end, once that is known.
     var ending: Ending?
-
     var submittedUs: UInt64 = 0
-    var bodyCompleteUs: UInt64 = 0
-    var ttftUs: UInt64?
     var deadlineMs: UInt64 = 0
     /// The client's credit has been short since then.
     var starvedSinceMs: UInt64?
-
-    var nextReady = noIndex
-    var isReady = false
 
     struct Ending {
         var status: TaskStatus
@@ -71,6 +69,22 @@ package struct ClientStream {
     }
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
+
+    /// What the shard needs to know of a stream that a frame was just put into.
+    struct Enqueued {
+        var id: StreamID
+        var isReady: Bool
+        /// Of the client's credit, beyond all that was put into the queue.
+        var creditLeftBytes: UInt64
+    }
+
+    /// A frame of `cost` bytes joins the queue. One call, so that the table is entered once.
+    mutating func enqueue(_ cost: UInt64) -> Enqueued {
+        enqueuedBytes += cost
+        return Enqueued(
+            id: id, isReady: isReady,
+            creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
+    }
 
     /// What the supplier may send in all: never more than the client takes, never more than the
     /// reserve beyond what left towards the client.
@@ -90,22 +104,38 @@ package struct SupplierStream {
     }
 
     package internal(set) var phase: Phase = .idle
-    package internal(set) var generation: UInt32 = 0
-    var connection: UInt32 = noIndex
-    var id = StreamID.connection
-    var offer = OfferID.connection
+    var isAssignSent = false
+    var isReady = false
     /// The client's stream; `noIndex` once it is over.
     var client: UInt32 = noIndex
-    var isAssignSent = false
     /// TOKENS bytes received, and the limit that was sent.
     var receivedBytes: UInt64 = 0
     var limitSentBytes: UInt64 = 0
+    var connection: UInt32 = noIndex
+    var id = StreamID.connection
+    package internal(set) var generation: UInt32 = 0
+    var offer = OfferID.connection
+    var nextReady = noIndex
     /// Body bytes sent, and the supplier's limit.
     var sentBodyBytes: UInt32 = 0
     var bodyLimitBytes: UInt64 = 0
 
-    var nextReady = noIndex
-    var isReady = false
+    /// What to do with a TOKENS frame.
+    enum TokensVerdict {
+        case forward(client: UInt32)
+        /// It came after CANCEL [K9].
+        case discard
+        case notAssigned
+        case beyondCredit
+    }
+
+    /// Counts a TOKENS frame of `cost` bytes. One call, so that the table is entered once.
+    mutating func receive(_ cost: UInt64) -> TokensVerdict {
+        guard isAssignSent else { return .notAssigned }
+        guard receivedBytes + cost <= limitSentBytes else { return .beyondCredit }
+        receivedBytes += cost
+        return phase == .running ? .forward(client: client) : .discard
+    }
 }
 
 /// What goes out next on a connection, chosen by the shard, moved by the shell.
