@@ -1,7 +1,7 @@
 /// A fixed number of 4 KiB chunks for content, linked into queues.
 ///
-/// Chunks on the free list are always zero: the arena alone frees them and wipes the used part
-/// first. Nothing is allocated after `init`; every operation is bounded by the bytes it moves.
+/// Chunks on the free list are always zero: what is taken is wiped as it goes, the rest before its
+/// chunk is freed. Nothing is allocated after `init`; every operation is bounded by the bytes it moves.
 /// Owned by one thread.
 @safe @usableFromInline
 package struct ChunkArena: ~Copyable, @unchecked Sendable {
@@ -64,18 +64,59 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         _ header: FrameHeaderWords, payload: Span<UInt8>, to queue: inout ChunkQueue
     ) -> Bool {
         precondition(Int(UInt32(truncatingIfNeeded: header.first)) == payload.count)
-        guard hasRoom(for: 12 &+ payload.count, in: queue) else { return false }
+        return unsafe payload.withUnsafeBufferPointer { source in
+            let frameBytes = 12 &+ source.count
+            guard hasRoom(for: frameBytes, in: queue) else { return false }
+            if queue.head == ChunkQueue.none {
+                grow(&queue)
+                let start = Self.firstFrameOffset(ofChunk: queue.head)
+                if frameBytes <= Self.chunkBytes &- start {
+                    queue.headOffset = UInt32(truncatingIfNeeded: start)
+                    queue.tailUsed = queue.headOffset
+                }
+            }
+            let used = Int(queue.tailUsed)
+            guard frameBytes <= Self.chunkBytes &- used else {
+                unsafe appendCut(header, source, to: &queue)
+                return true
+            }
+            // SAFETY: the rest of the tail chunk holds the whole frame.
+            let target = unsafe UnsafeMutableRawPointer(
+                base + (Int(queue.tail) &* Self.chunkBytes &+ used))
+            unsafe target.storeBytes(of: header.first.littleEndian, as: UInt64.self)
+            unsafe target.storeBytes(
+                of: header.stream.littleEndian, toByteOffset: 8, as: UInt32.self)
+            if let start = source.baseAddress {
+                unsafe (target + 12).copyMemory(from: start, byteCount: source.count)
+            }
+            queue.tailUsed = UInt32(truncatingIfNeeded: used &+ frameBytes)
+            queue.byteCount &+= UInt32(truncatingIfNeeded: frameBytes)
+            return true
+        }
+    }
+
+    /// Where the first frame of a queue begins in its chunk: not at its start in all of them,
+    /// because lines at the same offset of many chunks share a few sets of the cache. A queue may
+    /// begin anywhere in its first chunk in any case, once that was partly taken.
+    @inlinable
+    static func firstFrameOffset(ofChunk chunk: UInt32) -> Int {
+        Int(chunk & 31) &* 64
+    }
+
+    /// A frame that does not fit the tail chunk whole.
+    @usableFromInline
+    mutating func appendCut(
+        _ header: FrameHeaderWords, _ payload: UnsafeBufferPointer<UInt8>,
+        to queue: inout ChunkQueue
+    ) {
         var words = (header.first.littleEndian, header.stream.littleEndian)
         unsafe withUnsafePointer(to: &words) { pointer in
             unsafe pointer.withMemoryRebound(to: UInt8.self, capacity: 12) { bytes in
                 unsafe fill(bytes, 12, of: &queue)
             }
         }
-        unsafe payload.withUnsafeBufferPointer { source in
-            guard let start = source.baseAddress else { return }
-            unsafe fill(start, source.count, of: &queue)
-        }
-        return true
+        guard let start = payload.baseAddress else { return }
+        unsafe fill(start, payload.count, of: &queue)
     }
 
     /// Appends a place of `region` as `append(_:to:)` does.
@@ -189,20 +230,46 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         precondition(position >= 0 && atMostBytes <= region.byteCount &- position)
         var taken = FramesTaken()
         while !queue.isEmpty {
+            let whole = count(
+                wholeFramesOf: queue, atMostBytes: atMostBytes &- taken.bytes, into: &taken)
+            if whole > 0 {
+                unsafe move(whole, from: &queue, to: region.base + (position &+ taken.bytes))
+                taken.bytes &+= whole
+                continue
+            }
+            // The first frame is cut by the end of its chunk, or does not fit.
             let word = firstWord(of: queue)
-            let payloadBytes = Int(UInt32(truncatingIfNeeded: word))
-            let frameBytes = 12 &+ payloadBytes
+            let frameBytes = 12 &+ Int(UInt32(truncatingIfNeeded: word))
             precondition(frameBytes <= Int(queue.byteCount))
             if frameBytes > atMostBytes &- taken.bytes { break }
             unsafe move(frameBytes, from: &queue, to: region.base + (position &+ taken.bytes))
-            let tokens = word >> 48
             taken.bytes &+= frameBytes
-            taken.frames &+= 1
-            taken.payloadBytes &+= payloadBytes
-            taken.tokens &+= tokens
-            if (word >> 40) & 0x01 != 0 { taken.reasoningTokens &+= tokens }
+            taken.count(word)
         }
         return taken
+    }
+
+    /// Bytes of the frames at the front that lie whole in the first chunk and fit `atMostBytes`:
+    /// one copy moves them all. They are counted, but for their bytes.
+    @inlinable
+    func count(
+        wholeFramesOf queue: ChunkQueue, atMostBytes: Int, into taken: inout FramesTaken
+    ) -> Int {
+        let start = Int(queue.headOffset)
+        let filled = queue.head == queue.tail ? Int(queue.tailUsed) : Self.chunkBytes
+        let end = min(filled, start &+ atMostBytes)
+        let chunk = unsafe UnsafeRawPointer(base + Int(queue.head) &* Self.chunkBytes)
+        var offset = start
+        while end &- offset >= 12 {
+            // SAFETY: 12 bytes from `offset` on lie in the filled part of the chunk.
+            let word = unsafe UInt64(
+                littleEndian: chunk.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+            let frameBytes = 12 &+ Int(UInt32(truncatingIfNeeded: word))
+            guard frameBytes <= end &- offset else { break }
+            offset &+= frameBytes
+            taken.count(word)
+        }
+        return offset &- start
     }
 
     /// The first 8 bytes of the queue, which holds at least 8, as a little-endian number.
@@ -236,9 +303,10 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
             let part = min(byteCount &- done, end &- offset)
             let source = unsafe base + (Int(queue.head) &* Self.chunkBytes &+ offset)
             unsafe (target + done).update(from: source, count: part)
+            unsafe source.update(repeating: 0, count: part)
             done &+= part
             queue.headOffset = UInt32(truncatingIfNeeded: offset &+ part)
-            if offset &+ part == end { freeFirst(of: &queue, usedBytes: end) }
+            if offset &+ part == end { freeFirst(of: &queue) }
         }
         queue.byteCount &-= UInt32(truncatingIfNeeded: byteCount)
     }
@@ -249,15 +317,18 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
     package mutating func release(_ queue: inout ChunkQueue) {
         while queue.head != ChunkQueue.none {
             let used = queue.head == queue.tail ? Int(queue.tailUsed) : Self.chunkBytes
-            freeFirst(of: &queue, usedBytes: used)
+            let held = used - Int(queue.headOffset)
+            let start = Int(queue.head) * Self.chunkBytes + Int(queue.headOffset)
+            unsafe (base + start).update(repeating: 0, count: held)
+            freeFirst(of: &queue)
         }
         queue = ChunkQueue()
     }
 
+    /// Frees the first chunk, of which everything was taken or wiped.
     @inlinable
-    mutating func freeFirst(of queue: inout ChunkQueue, usedBytes: Int) {
+    mutating func freeFirst(of queue: inout ChunkQueue) {
         let chunk = Int(queue.head)
-        unsafe (base + chunk &* Self.chunkBytes).update(repeating: 0, count: usedBytes)
         let successor = unsafe next[chunk]
         unsafe next[chunk] = freeHead
         freeHead = UInt32(truncatingIfNeeded: chunk)

@@ -29,6 +29,16 @@ package struct FramesTaken: Equatable, Sendable {
     @usableFromInline package var payloadBytes = 0
 
     @inlinable package init() {}
+
+    /// Counts a frame by its first word, all but its bytes.
+    @inlinable
+    mutating func count(_ word: UInt64) {
+        let tokens = word >> 48
+        frames &+= 1
+        payloadBytes &+= Int(UInt32(truncatingIfNeeded: word))
+        self.tokens &+= tokens
+        if (word >> 40) & 0x01 != 0 { reasoningTokens &+= tokens }
+    }
 }
 
 /// A place in one `ChunkArena`: a first-in-first-out run of bytes.

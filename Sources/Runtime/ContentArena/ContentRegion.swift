@@ -34,6 +34,8 @@ package struct ContentRegion: ~Copyable, @unchecked Sendable {
         guard let mapped = unsafe sluice_map_anonymous(rounded) else { throw .outOfMemory }
         _ = unsafe sluice_madvise(mapped, rounded, MADV_DONTDUMP)
         _ = unsafe sluice_madvise(mapped, rounded, MADV_WIPEONFORK)
+        // Answers of many streams lie scattered: with pages of 4 KiB each costs a look-up.
+        _ = unsafe sluice_madvise(mapped, rounded, MADV_HUGEPAGE)
         isLocked = unsafe sluice_lock_on_fault(mapped, rounded) == 0
         unsafe base = mapped.bindMemory(to: UInt8.self, capacity: rounded)
         mappedBytes = rounded
