@@ -57,7 +57,10 @@ extension ShardMachine {
         out: inout ShardOutput
     ) {
         guard let bound = connections[Int(connection)].stream(header.stream) else {
-            return fail(connection, .unexpectedFrame, header: header, out: &out)
+            let isTask =
+                header.stream != .connection && header.stream.rawValue <= limits.maxStreams
+            let code: WireCode = isTask ? .unexpectedFrame : .streamOutOfRange
+            return fail(connection, code, header: header, out: &out)
         }
         let cost = UInt64(header.frameBytes)
         switch suppliers[Int(bound)].receive(cost) {
