@@ -105,7 +105,7 @@ extension ShardMachine {
         case .error:
             _ = try ErrorFrame(decoding: payload)
             connections[Int(connection)].phase = .closing
-            out.actions.append(.close(connection: connection, afterSending: false))
+            out.actions.append(.close(connection: connection, afterSending: true))
         case .offer where isSupplier:
             let frame = try OfferFrame(decoding: payload)
             out.requests.append(.offer(reference(connection), frame))
