@@ -10,7 +10,7 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         let index = Int(supplier)
         guard suppliers[index].offers.count < WireLimits.offersMax,
-            findOffer(supplier, frame.offer) == nil,
+            !isTaken(supplier, frame.offer),
             let model = intern(
                 frame.model, identity: suppliers[index].identity, nowUs: nowUs, out: &out)
         else {
@@ -83,7 +83,7 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         precondition(suppliers[Int(supplier)].inUse > 0, "slot freed twice")
         suppliers[Int(supplier)].inUse -= 1
-        // A withdrawn offer and a new one may share an id: the one with slots in use is meant.
+        // A withdrawn offer keeps its number until its last stream has ended [S2].
         let found = suppliers[Int(supplier)].offers.first { position in
             offers[Int(position)].frame?.offer == id && offers[Int(position)].inUse > 0
         }
@@ -117,6 +117,11 @@ extension Dispatcher {
     }
 
     /// The live offer that the supplier calls by this id.
+    /// Whether an offer of this number stands, or was withdrawn with streams that are still open.
+    private func isTaken(_ supplier: UInt32, _ id: OfferID) -> Bool {
+        suppliers[Int(supplier)].offers.contains { offers[Int($0)].frame?.offer == id }
+    }
+
     private func findOffer(_ supplier: UInt32, _ id: OfferID) -> UInt32? {
         suppliers[Int(supplier)].offers.first { position in
             !offers[Int(position)].isWithdrawn && offers[Int(position)].frame?.offer == id
