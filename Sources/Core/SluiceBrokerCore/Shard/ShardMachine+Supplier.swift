@@ -66,8 +66,8 @@ extension ShardMachine {
         switch suppliers[Int(bound)].receive(cost) {
         case .forward(let client):
             if place.isEmpty, header.increment == 0 {
-                unproductive(connection, header, nowUs: nowUs, out: &out)
-                guard connections[Int(connection)].phase == .open else { return }
+                // Dropped: forwarded, it would spend the client's patience with this broker.
+                return unproductive(connection, header, nowUs: nowUs, out: &out)
             }
             enqueue(header, place, for: client, nowUs: nowUs, out: &out)
         case .discard:
