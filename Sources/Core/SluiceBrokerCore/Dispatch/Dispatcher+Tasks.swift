@@ -254,6 +254,7 @@ extension Dispatcher {
         tasks[index].winReason = reason
         tasks[index].supplierIdentity = suppliers[supplier].identity
         tasks[index].supplyType = frame.supplyType
+        tasks[index].prices = Self.prices(frame.prices)
         offers[Int(offer)].inUse += 1
         suppliers[supplier].inUse += 1
         counters.dispatched += 1
@@ -269,6 +270,15 @@ extension Dispatcher {
             .assign(
                 tasks[index].stream, suppliers[supplier].connection, frame.offer,
                 TaskID(instance: instance, counter: tasks[index].counter)))
+    }
+
+    /// The ask of an offer, frozen for the task [S12]. The client pays it without a fee.
+    private static func prices(_ ask: TokenPrices) -> TaskPrices {
+        let input = UInt64(ask.input.rawValue)
+        let output = UInt64(ask.output.rawValue)
+        return TaskPrices(
+            supplierInput: input, supplierOutput: output, consumerInput: input,
+            consumerOutput: output)
     }
 
     /// The supplier did not do it and nothing was forwarded: another may, at most twice more,
