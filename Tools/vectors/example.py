@@ -37,7 +37,7 @@ LINES = [
      f.frame("TOKENS", b" there!", stream=1, tokens=2)),
     ("supplier → broker", "END: completed, stop, 3 in, 3 out",
      f.frame("END", f.end(input=3, output=3), stream=1)),
-    ("broker → client", "END: the same, and the cost: 3 micro-USD",
+    ("broker → client", "END: the same, and the cost: 2.4 and a fee, 3 micro-USD",
      f.frame("END", f.end(input=3, output=3, cost=3), stream=1)),
 ]
 
