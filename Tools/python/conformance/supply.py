@@ -28,14 +28,14 @@ def names_compared_byte_by_byte(lab: Lab) -> None:
 
 @case("S2", "S3")
 def offer_number_twice(lab: Lab) -> None:
-    """An offer's number is used once: neither a change nor a new offer after WITHDRAW."""
+    """A number that stands, or was withdrawn with an open stream, takes no other offer."""
     for withdraw in (False, True):
-        supplier, model = lab.serve()
+        run = lab.running()
         if withdraw:
-            supplier.say(wire.Withdraw(1))
-            supplier.alive()
-        supplier.say(wire.Offer(1, model, output_price=5))
-        supplier.expect_error(Code.INVALID_OFFER)
+            run.supplier.say(wire.Withdraw(1))
+            run.supplier.alive()
+        run.supplier.say(wire.Offer(1, run.model, output_price=5))
+        run.supplier.expect_error(Code.INVALID_OFFER)
 
 
 @case("S2")

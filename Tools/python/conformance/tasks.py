@@ -366,13 +366,12 @@ def tokens_after_cancel_keep_to_the_limit(lab: Lab) -> None:
 
 @case("K2", "K7", "D8")
 def empty_frame_does_nothing(lab: Lab) -> None:
-    """A TOKENS frame with neither tokens nor payload ends nothing."""
+    """A TOKENS frame with neither tokens nor payload is dropped and ends nothing."""
     run = lab.running()
     run.tokens(b"", 0)
     run.tokens(b"abc", 1)
     seen = run.client.expect(wire.Tokens, 1)
-    if seen.header.payload_bytes == 0:
-        seen = run.client.expect(wire.Tokens, 1)
+    check(seen.header.payload_bytes > 0, "K2", "TOKENS without anything in it were forwarded")
     check(cast(wire.Tokens, seen.frame).content == b"abc", "K8", "TOKENS arrived changed")
 
 

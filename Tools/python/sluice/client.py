@@ -225,6 +225,8 @@ class Task:
             self._received += HEADER_BYTES + len(frame.content)
             if self._received > self._limit:
                 raise wire.WireError(Code.CREDIT_EXCEEDED)
+            if not frame.content and not header.tokens:
+                self._client.session.unproductive()  # [L9]
             error = bool(header.flags & Flag.ERROR)
             tokens = 0 if error else header.tokens  # [K6]
             self._pieces.put_nowait(
@@ -314,7 +316,8 @@ class Client:
         frame = wire.Submit(model, len(data), credit=window_bytes, **fields)
         inline = task._inline_bytes(MAX_PAYLOAD_BYTES - len(frame.payload()))
         async with self.session.data_turn() as send:
-            send(wire.Submit(model, len(data), data[:inline], credit=window_bytes, **fields), stream)
+            first = wire.Submit(model, len(data), data[:inline], credit=window_bytes, **fields)
+            send(first, stream)
             task._sent_body = inline
         if inline < len(data):
             self.session.run(task._upload())
