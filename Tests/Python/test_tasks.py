@@ -307,6 +307,35 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
         gate.set()
         self.assertEqual([piece.text async for piece in pieces], ["done"])
 
+    async def test_a_draining_broker_refuses_new_tasks_and_ends_the_open_ones(self) -> None:
+        shared, TaskTests.broker = TaskTests.broker, Broker.start()
+        self.addCleanup(TaskTests.broker.stop)
+        self.addCleanup(setattr, TaskTests, "broker", shared)
+        gate = asyncio.Event()
+
+        async def gated(task: Assignment) -> AsyncIterator[Piece]:
+            yield Piece("begun ")
+            await gate.wait()
+            yield Piece("done")
+
+        _, model = await self.offered(gated)
+        client = await self.client()
+        pieces = aiter(await client.submit(model, "x"))
+        await anext(pieces)
+        self.broker.process.terminate()
+        async with asyncio.timeout(5):
+            while not client.draining:  # [G1]
+                await asyncio.sleep(0.01)
+        with self.assertRaises(ConnectionLost) as lost:
+            await client.submit(model, "x")
+        self.assertEqual(lost.exception.retry, Retry.NOW)
+        client.draining = False  # a SUBMIT that crosses GO-AWAY
+        with self.assertRaises(Refused) as caught:  # [G2]
+            await (await client.submit(model, "x")).text()
+        self.assertEqual(caught.exception.code, Code.DRAINING)
+        gate.set()
+        self.assertEqual([piece.text async for piece in pieces], ["done"])  # [G3]
+
     async def test_a_plain_generator_is_a_model(self) -> None:
         def shout(task: Assignment, prompt: bytes) -> Any:
             for word in prompt.decode().split():

@@ -68,8 +68,12 @@ class Peer:
                  seconds: float = 10) -> None:
         self.raw = socket.create_connection((target.host, target.port), seconds)
         self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = (tls or context(target)).wrap_socket(
-            self.raw, server_hostname=target.host, suppress_ragged_eofs=False)
+        try:
+            self.socket = (tls or context(target)).wrap_socket(
+                self.raw, server_hostname=target.host, suppress_ragged_eofs=False)
+        except (OSError, ssl.SSLError):
+            self.raw.close()
+            raise
         self._decoder = wire.Decoder()
         self._inbox: list[Seen] = []
         self.welcome: wire.Welcome | None = None

@@ -296,6 +296,8 @@ class Client:
 
         ``fields`` are those of ``wire.Submit``: operation, deadline_ms, max_output_tokens, region…
         Waits while every slot is taken or ``uploadLimit`` has no room for the body's free part.
+        Raises ``ConnectionLost`` once the broker goes away: open tasks go on, new ones belong on
+        another connection.
         """
         if window_bytes < SMALLEST_WINDOW_BYTES:
             raise ValueError(f"a window below {SMALLEST_WINDOW_BYTES} bytes may starve its stream")
@@ -305,10 +307,12 @@ class Client:
         data = body.encode() if isinstance(body, str) else body
         free = min(len(data), FREE_BODY_BYTES)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._lost or (
+            await self._changed.wait_for(lambda: self._lost or self.draining or (
                 self._idle and self._uploaded + free <= self._upload_limit))
             if self._lost:
                 raise self._lost
+            if self.draining:
+                raise ConnectionLost(Code.SHUTTING_DOWN, told_by_peer=True)  # [G2]
             self._uploaded += free
             stream = self._idle.pop()
         task = Task(self, stream, data, window_bytes)
@@ -329,6 +333,7 @@ class Client:
         """Frames from the broker, sections 14 and 16."""
         if isinstance(frame, wire.GoAway):
             self.draining = True
+            self.session.run(self._wake())
             return
         if header.stream == 0 and isinstance(frame, wire.Credit):
             if frame.limit <= self._upload_limit:
