@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import unittest
 from collections.abc import AsyncIterator
 from typing import Any
 
-from support import KEY, TOKENS, Broker
+from support import KEY, ROOT, TOKENS, Broker
 from sluice.client import Client, Refused, TaskFailed
 from sluice.codes import Code, Retry
 from sluice.session import ConnectionLost
@@ -344,6 +345,26 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
         _, model = await self.offered(from_generator(shout))
         task = await (await self.client()).submit(model, "say hi")
         self.assertEqual(await task.text(), "SAYHI")
+
+    async def test_the_example_serves_a_generator(self) -> None:
+        model, example = self.new_name(), ROOT / "Tools" / "python" / "examples" / "supplier.py"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(example), f"{self.broker.host}:{self.broker.port}", "--ca",
+            self.broker.ca_file, "--token", TOKENS[2], "--model", model)
+        try:
+            client = await self.client()
+            async with asyncio.timeout(10):
+                while True:
+                    task = await client.submit(model, "say hi")
+                    try:
+                        self.assertEqual(await task.text(), "SAY HI ")
+                        break
+                    except Refused as refused:  # until its offer is there
+                        self.assertEqual(refused.code, Code.MODEL_UNKNOWN)
+                        await asyncio.sleep(0.05)
+        finally:
+            process.kill()
+            await process.wait()
 
     async def test_text_is_split_at_code_points(self) -> None:
         async def long(task: Assignment) -> AsyncIterator[Piece]:
