@@ -4,6 +4,12 @@ internal import COpenSSL
 package struct CertificatePair: Sendable {
     package let certificate: String
     package let privateKey: String
+
+    /// A pair that was made before.
+    package init(certificate: String, privateKey: String) {
+        self.certificate = certificate
+        self.privateKey = privateKey
+    }
 }
 
 /// A certificate authority for development and tests: P-256 keys, 825 days.
