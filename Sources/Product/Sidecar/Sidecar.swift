@@ -66,8 +66,9 @@ package struct Sidecar: Sendable {
     }
 
     /// Works until `stop` or a signal (with `handlingSignals`: SIGTERM, SIGINT), or until it
-    /// cannot go on. Blocks the calling thread.
-    package func run(handlingSignals: Bool = false) -> Exit {
+    /// cannot go on. Blocks the calling thread. `onReady` is called once it has its locks and
+    /// has read what earlier runs left.
+    package func run(handlingSignals: Bool = false, onReady: () -> Void = {}) -> Exit {
         let signals = handlingSignals ? stopOnSignals() : []
         defer { signals.forEach { $0.cancel() } }
         do {
@@ -85,7 +86,7 @@ package struct Sidecar: Sendable {
             let readerLock = try InstanceLock(
                 path: options.runDirectory + "/.reader", create: true)
             defer { _ = readerLock }
-            return try work()
+            return try work(onReady)
         } catch .locked {
             SidecarLog.write(.alreadyRunning)
             return .unusable
@@ -97,7 +98,7 @@ package struct Sidecar: Sendable {
         }
     }
 
-    private func work() throws(InstanceError) -> Exit {
+    private func work(_ onReady: () -> Void) throws(InstanceError) -> Exit {
         let segmentDirectory = options.dataDirectory + "/journal"
         let log = try SegmentLog(directory: segmentDirectory, segmentBytes: options.segmentBytes)
         if log.damagedCount > 0 {
@@ -119,6 +120,7 @@ package struct Sidecar: Sendable {
 
         let applying = ApplyingThread(applier, options: options, progress: progress)
         applying.start()
+        onReady()
         defer { applying.join() }
         do {
             while !progress.isStopRequested {
