@@ -135,7 +135,8 @@ let modules: [Module] = [
         .command, "sluice-worker", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
     Module(
-        .command, "sluice", uses: ["SluiceWire", "SluiceClient", "Store", "Development"],
+        .command, "sluice",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SluiceClient", "Store", "Development"],
         packages: [argumentParser]),
 ]
 
@@ -197,6 +198,11 @@ func tests(_ name: String, in folder: String, uses: [String], packages: [Target.
 }
 
 let testTargets: [Target] = [
+    tests(
+        "DevelopmentTests", in: "Product",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
+    // Real processes, real TLS, the built programs.
+    tests("SystemTests", in: "System", uses: ["SluiceBrokerCore"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
     .target(

@@ -1,1 +1,14 @@
-@main struct Entry { static func main() {} }
+import ArgumentParser
+
+/// The `sluice` command: try it on one machine, ask, read the records, make certificates and keys.
+@main
+struct Entry: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sluice",
+        abstract: "Route inference tasks from clients to those who own the GPUs.",
+        version: "0.1.0",
+        subcommands: [
+            DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
+            KeyCommand.self,
+        ])
+}

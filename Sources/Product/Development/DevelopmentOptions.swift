@@ -1,0 +1,34 @@
+/// What `sluice dev` was asked for.
+package struct DevelopmentOptions: Sendable {
+    /// Folder of the programs: where `sluice` itself lies.
+    package var programs: String
+    package var host = "127.0.0.1"
+    /// 0 = any free port, kept over restarts of the broker.
+    package var port = 0
+    /// `auto`, `ring` or `epoll`, for the broker.
+    package var backend = "auto"
+    /// Tasks the worker takes at once.
+    package var slots = 16
+    /// URL of an engine with an OpenAI API; nil = the built-in engines `echo` and `demo`.
+    package var upstream: String?
+
+    /// What the worker asks for, micro-USD per million tokens, so that records show money.
+    static let inputPrice = 200_000
+    static let outputPrice = 600_000
+
+    package init(programs: String) {
+        self.programs = programs
+    }
+
+    var engineArguments: [String] {
+        guard let upstream else { return builtInEngines.flatMap { ["--engine", $0] } }
+        return ["--upstream", upstream]
+    }
+
+    /// What must be offered before anything is ready. What an upstream serves is not known.
+    var expectedModels: Set<String> {
+        upstream == nil ? Set(builtInEngines) : []
+    }
+
+    private var builtInEngines: [String] { ["echo", "demo"] }
+}
