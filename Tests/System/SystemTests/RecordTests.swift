@@ -142,7 +142,8 @@ extension SystemSuite {
         /// Names of the files that hold `text`; other tests' files hold other canaries.
         private static func files(in places: [URL], with text: String) -> [String] {
             places.flatMap { place in
-                let walk = FileManager.default.enumerator(at: place, includingPropertiesForKeys: nil)
+                let walk = FileManager.default.enumerator(
+                    at: place, includingPropertiesForKeys: nil)
                 var found: [String] = []
                 while let file = walk?.nextObject() as? URL {
                     guard let bytes = try? Data(contentsOf: file, options: .mappedIfSafe) else {
