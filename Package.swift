@@ -202,7 +202,7 @@ let testTargets: [Target] = [
         "DevelopmentTests", in: "Product",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
     // Real processes, real TLS, the built programs.
-    tests("SystemTests", in: "System", uses: ["SluiceBrokerCore"]),
+    tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
     .target(

@@ -1,3 +1,4 @@
+import Development
 import Foundation
 import Testing
 
@@ -117,8 +118,8 @@ extension SystemSuite {
             try await until("the restart") { deployment.restartCount("broker") == 1 }
             _ = try await deployment.awaitSettled(atLeast: 2)
 
-            let run = try #require(Self.runDirectory(of: deployment.data))
-            let places = [deployment.data, run]
+            let run = try DevelopmentHome(deployment.data.path).runDirectory.path
+            let places = [deployment.data, URL(fileURLWithPath: run)]
             let control = deployment.data.appendingPathComponent("control")
             try Data("xx\(canary)yy".utf8).write(to: control)
             #expect(Self.files(in: places, with: canary) == [control.lastPathComponent])
@@ -131,15 +132,7 @@ extension SystemSuite {
             }
         }
 
-        /// The one run directory on tmpfs, or the fallback in the data directory.
-        private static func runDirectory(of data: URL) -> URL? {
-            let shared = URL(fileURLWithPath: "/dev/shm")
-            let names = (try? FileManager.default.contentsOfDirectory(atPath: shared.path)) ?? []
-            let mine = names.filter { $0.hasPrefix("sluice-\(getuid())-") }
-            return mine.isEmpty ? data.appendingPathComponent("run") : shared
-        }
-
-        /// Names of the files that hold `text`; other tests' files hold other canaries.
+        /// Names of the files that hold `text`.
         private static func files(in places: [URL], with text: String) -> [String] {
             places.flatMap { place in
                 let walk = FileManager.default.enumerator(

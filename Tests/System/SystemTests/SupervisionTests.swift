@@ -1,3 +1,4 @@
+import Development
 import Foundation
 import SluiceBrokerCore
 import Testing
@@ -45,15 +46,14 @@ extension SystemSuite {
 
         @Test("at a clean end all children are gone, and so is the run directory")
         func cleanEnd() async throws {
-            let before = Self.runDirectories()
             let deployment = try await Deployment()
-            let mine = Self.runDirectories().subtracting(before)
-            #expect(mine.count == 1)
+            let run = try DevelopmentHome(deployment.data.path).runDirectory.path
+            #expect(FileManager.default.fileExists(atPath: run))
             #expect(try await deployment.ask("echo", prompt: "x").status == 0)
             let pids = ["broker", "sidecar", "worker"].map { deployment.pid($0) }
             #expect(try await deployment.stop() == 0)
             for pid in pids { #expect(kill(pid, 0) == -1) }
-            #expect(Self.runDirectories().isDisjoint(with: mine))
+            #expect(!FileManager.default.fileExists(atPath: run))
         }
 
         @Test("children end when sluice dev is killed")
@@ -94,11 +94,6 @@ extension SystemSuite {
             for program in stalled {
                 program.send(SIGKILL)
             }
-        }
-
-        private static func runDirectories() -> Set<String> {
-            let names = (try? FileManager.default.contentsOfDirectory(atPath: "/dev/shm")) ?? []
-            return Set(names.filter { $0.hasPrefix("sluice-\(getuid())-") })
         }
 
         private static func isZombie(_ pid: Int32) -> Bool {
