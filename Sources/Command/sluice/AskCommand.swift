@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import SluiceClient
+import SluiceWire
 
 /// `sluice ask`
 struct AskCommand: AsyncParsableCommand {

@@ -1,6 +1,8 @@
 import ArgumentParser
 import Development
 import Foundation
+import SluiceRecordFormat
+import SluiceWire
 import Store
 
 /// `sluice records`
