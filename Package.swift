@@ -91,6 +91,8 @@ let modules: [Module] = [
     Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
 
     Module(
+        .sdk, "SluiceInMemory", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore"]),
+    Module(
         .sdk, "SluiceTransport", uses: ["SluiceWire", "SluiceSession"],
         packages: [nioCore, nioPosix, nioTLS, nioSSL, logging]),
     Module(
@@ -103,7 +105,7 @@ let modules: [Module] = [
         .sdk, "SluiceTesting",
         uses: [
             "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceTransport", "SluiceClient", "SluiceSupplier",
+            "SluiceInMemory", "SluiceTransport", "SluiceClient", "SluiceSupplier",
         ]),
 
     Module(.product, "Store", uses: ["SluiceWire", "SluiceRecordFormat"], packages: [grdb]),
