@@ -78,7 +78,6 @@ package struct SupplierSession: PeerSession {
     private var openCount = 0
     private var nextSerial: UInt64 = 0
     private var offers: [OfferID: OfferState] = [:]
-    private var connectionSlotsMax: UInt32 = 0
     /// Streams with answer frames that may travel, in turn.
     private var writing: [StreamID] = []
     /// `lost` was said.
@@ -145,9 +144,7 @@ package struct SupplierSession: PeerSession {
     /// Sets the slots of an offer, or of the connection (offer 0).
     package mutating func grant(_ offer: OfferID, slots: UInt32) {
         guard core.isOpen else { return }
-        if offer == .connection {
-            connectionSlotsMax = max(connectionSlotsMax, slots)
-        } else {
+        if offer != .connection {
             guard let state = offers[offer], !state.isWithdrawn else { return }
             offers[offer]?.slotsMax = max(state.slotsMax, slots)
         }
@@ -389,7 +386,7 @@ package struct SupplierSession: PeerSession {
             EndFrame(code: .declined).encode(stream: header.stream, into: &core.control)
             return
         }
-        guard offer.openCount < offer.slotsMax, openCount < connectionSlotsMax else {
+        guard offer.openCount < offer.slotsMax else {
             throw Violation(.protocolViolation, header)
         }
         guard assign.terms.bodyBytes <= core.welcome.maxBodyBytes else {
