@@ -161,7 +161,10 @@ package struct GrantWindow: Sendable {
         precondition(byteCount <= receivedBytes - consumedBytes, "consumed what was not received")
         consumedBytes += byteCount
         let limit = min(consumedBytes + windowBytes, WireLimits.creditLimitMax)
-        guard limit - limitBytes >= max(1, windowBytes / 2) else { return nil }
+        // Below 2,048 bytes of credit a sender may wait, so a small window is not left to run so
+        // low ([C11]).
+        let isShort = limitBytes - receivedBytes < WireLimits.usefulCreditBytes
+        guard limit - limitBytes >= (isShort ? 1 : max(1, windowBytes / 2)) else { return nil }
         limitBytes = limit
         return limit
     }
