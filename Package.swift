@@ -199,6 +199,28 @@ func tests(_ name: String, in folder: String, uses: [String], packages: [Target.
         path: "Tests/\(folder)/\(name)", swiftSettings: testSettings)
 }
 
+/// The simulator: clients, broker and suppliers in one thread from a seed.
+let simulatorTargets: [Target] = [
+    .target(
+        name: "Simulator",
+        dependencies: [
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
+            "SluiceInMemory",
+        ],
+        path: "Tests/Simulator/Simulator", swiftSettings: settings),
+    tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
+]
+
+/// Programs of this package's own developers: `Tools/` sets the variable.
+let isToolBuild = Context.environment["SLUICE_TOOLS"] != nil
+let toolTargets: [Target] =
+    isToolBuild
+    ? [
+        .executableTarget(
+            name: "simulate", dependencies: ["Simulator"], path: "Tests/Simulator/simulate",
+            swiftSettings: settings)
+    ] : []
+
 let testTargets: [Target] = [
     tests(
         "DevelopmentTests", in: "Product",
@@ -285,5 +307,6 @@ let package = Package(
             .upToNextMinor(from: "1.37.0")),
     ],
     targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets,
+    targets: modules.indices.map { target(at: $0) } + testTargets + simulatorTargets + toolTargets,
     swiftLanguageModes: [.v6]
 )

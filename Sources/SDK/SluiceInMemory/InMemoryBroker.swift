@@ -54,7 +54,8 @@ package struct InMemoryBroker: ~Copyable {
     private var wallUs: UInt64
     private var lastSecondUs: UInt64
 
-    /// Set, every record that is sealed is also kept in `sealed`, in the order of sealing.
+    /// Set, every record that is sealed is also kept in `sealed`, in the order of sealing. An
+    /// empty one says that the connection is closed.
     package var keepsSealed = false
     package var sealed: [(connection: UInt32, bytes: [UInt8])] = []
 
@@ -128,6 +129,7 @@ package struct InMemoryBroker: ~Copyable {
         settle()
         lines[Int(connection)] = Line()
         idleLines.append(connection)
+        if keepsSealed { sealed.append((connection, [])) }
     }
 
     /// Bytes for the peer, at most `byteCount` of them.

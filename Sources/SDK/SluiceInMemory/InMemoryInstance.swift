@@ -42,6 +42,11 @@ package struct InMemoryInstance: Sendable {
         if writes == 0 { isDead = true }
     }
 
+    /// Takes back a death that has not struck.
+    package mutating func live() {
+        writesLeft = nil
+    }
+
     /// The reader is done with everything that is published.
     package mutating func release() {
         head = tail

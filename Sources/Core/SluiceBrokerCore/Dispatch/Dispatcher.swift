@@ -48,6 +48,12 @@ package struct Dispatcher: ~Copyable {
         random = SplitMix64(seed: seed)
     }
 
+    /// Arena bytes that admitted and running tasks hold, bodies and answers together.
+    package var reservedBytes: Int {
+        limits.bodyArenaBytes - bodyArenaFreeBytes + limits.answerArenaBytes
+            - answerArenaFreeBytes
+    }
+
     /// One request of a shard. `wallUs` is microseconds since 1970, for records alone.
     package mutating func received(
         _ request: DispatchRequest, nowUs: UInt64, wallUs: UInt64,

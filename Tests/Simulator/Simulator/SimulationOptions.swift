@@ -1,0 +1,128 @@
+package import SluiceBrokerCore
+import SluiceWire
+
+/// What one seed turns on: a random subset of faults and limits, so that rare ones meet.
+package struct SimulationOptions: Sendable, CustomStringConvertible {
+    package var clients = 2
+    package var accounts = 2
+    package var suppliers = 2
+    package var models = 1
+    package var tasksPerClient = 6
+    package var slotsPerOffer = 2
+    package var bodyBytesMax = 4_000
+    package var answerFramesMax = 10
+    package var frameBytesMax = 400
+    package var windowBytes = 65_536
+    /// Largest piece in which bytes arrive.
+    package var pieceBytesMax = 65_536
+    package var delayUsMax = 2_000
+    /// Faults are on until then.
+    package var faultsMs: UInt64 = 20_000
+
+    package var stalls = false
+    package var resets = false
+    package var supplierCrashes = false
+    package var earlyEnds = false
+    package var stubbornSuppliers = false
+    package var slowReaders = false
+    package var deafReaders = false
+    package var shortDeadlines = false
+    package var cancels = false
+    package var drains = false
+    package var revocations = false
+    package var brokerCrashes = false
+    package var supplyChanges = false
+    package var byzantine = false
+    package var slowUploads = false
+
+    package var tinyArena = false
+    package var tinyQueue = false
+    package var tinyControl = false
+    package var tinyRing = false
+    package var fewStreams = false
+
+    package init(seed: UInt64) {
+        var random = RandomStream(root: seed, name: "options")
+        clients = random.pick(1...4)
+        accounts = random.pick(1...3)
+        suppliers = random.pick(1...4)
+        models = random.pick(1...2)
+        tasksPerClient = random.pick(1...10)
+        slotsPerOffer = random.pick(1...4)
+        bodyBytesMax = random.pick([0, 100, 4_000, 4_000, 30_000, 120_000])
+        answerFramesMax = random.pick([1, 5, 20, 60])
+        frameBytesMax = random.pick([8, 60, 400, 400, 3_000, 20_000])
+        windowBytes = random.pick([2_100, 5_000, 16_384, 65_536, 262_144])
+        pieceBytesMax = random.pick([3, 50, 700, 5_000, 65_536, 65_536])
+        delayUsMax = random.pick([50, 2_000, 2_000, 40_000])
+        // One seed in ten is calm: everything must complete.
+        guard !random.chance(10) else { return }
+        stalls = random.chance(30)
+        resets = random.chance(30)
+        supplierCrashes = random.chance(30)
+        earlyEnds = random.chance(40)
+        stubbornSuppliers = random.chance(20)
+        slowReaders = random.chance(30)
+        deafReaders = random.chance(15)
+        shortDeadlines = random.chance(25)
+        cancels = random.chance(35)
+        drains = random.chance(10)
+        revocations = random.chance(15)
+        brokerCrashes = random.chance(25)
+        supplyChanges = random.chance(25)
+        byzantine = random.chance(20)
+        slowUploads = random.chance(10)
+        tinyArena = random.chance(15)
+        tinyQueue = random.chance(15)
+        tinyControl = random.chance(10)
+        tinyRing = random.chance(15)
+        fewStreams = random.chance(20)
+    }
+
+    /// No fault and no narrow limit: every task must complete.
+    package var isCalm: Bool {
+        !(stalls || resets || supplierCrashes || earlyEnds || stubbornSuppliers || slowReaders
+            || deafReaders || shortDeadlines || cancels || drains || revocations || brokerCrashes
+            || supplyChanges || byzantine || slowUploads || tinyArena || tinyQueue || tinyControl
+            || tinyRing)
+    }
+
+    package var limits: BrokerLimits {
+        var limits = BrokerLimits()
+        limits.connections = 48
+        limits.openTasks = 512
+        if tinyArena {
+            limits.bodyArenaBytes = 64 * 1_024
+            limits.answerArenaBytes = 96 * 1_024
+            limits.extraPoolBytes = 16 * 1_024
+            limits.uploadAllowanceBytes = 16_384
+        }
+        if tinyQueue { limits.queuedTasksPerModel = 1 }
+        if tinyControl { limits.controlBytesMax = 400 }
+        if fewStreams { limits.maxStreams = 2 }
+        return limits
+    }
+
+    /// Records of the journal's ring.
+    package var ringRecords: Int { tinyRing ? 1_024 + 12 : 8_192 }
+
+    package var description: String {
+        let flags: [(String, Bool)] = [
+            ("stalls", stalls), ("resets", resets), ("supplierCrashes", supplierCrashes),
+            ("earlyEnds", earlyEnds), ("stubborn", stubbornSuppliers),
+            ("slowReaders", slowReaders), ("deafReaders", deafReaders),
+            ("shortDeadlines", shortDeadlines), ("cancels", cancels), ("drains", drains),
+            ("revocations", revocations), ("brokerCrashes", brokerCrashes),
+            ("supplyChanges", supplyChanges), ("byzantine", byzantine),
+            ("slowUploads", slowUploads), ("tinyArena", tinyArena), ("tinyQueue", tinyQueue),
+            ("tinyControl", tinyControl), ("tinyRing", tinyRing), ("fewStreams", fewStreams),
+        ]
+        let on = flags.filter(\.1).map(\.0).joined(separator: " ")
+        return """
+            clients \(clients) accounts \(accounts) suppliers \(suppliers) models \(models) \
+            tasks \(tasksPerClient) slots \(slotsPerOffer) body \(bodyBytesMax) \
+            frames \(answerFramesMax)x\(frameBytesMax) window \(windowBytes) \
+            piece \(pieceBytesMax) delay \(delayUsMax) us [\(on)]
+            """
+    }
+}
