@@ -306,7 +306,7 @@ let package = Package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),
     ],
-    targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets,
-    targets: modules.indices.map { target(at: $0) } + testTargets + simulatorTargets + toolTargets,
+    targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets
+        + simulatorTargets + toolTargets,
     swiftLanguageModes: [.v6]
 )

@@ -52,7 +52,9 @@ package final class Oracle {
         if !holds { fail(text()) }
     }
 
-    package func count(_ name: String) { sometimes[name, default: 0] += 1 }
+    package func count(_ name: String, _ times: Int = 1) {
+        if times > 0 { sometimes[name, default: 0] += times }
+    }
 
     // MARK: Suppliers
 

@@ -178,6 +178,7 @@ package struct Simulation: ~Copyable {
         oracle.check(isQuiet, "[L1] not quiet 200 s after healing: \(unrest)")
         if oracle.failures.isEmpty { checkNothingLeft() }
         if oracle.failures.isEmpty { probe() }
+        if !isBrokerDown { countRareBranches() }
         return SimulationResult(
             seed: seed, options: options, hash: oracle.hash.value, steps: steps,
             failures: oracle.failures, events: oracle.events, sometimes: oracle.sometimes)
@@ -386,8 +387,17 @@ package struct Simulation: ~Copyable {
         }
     }
 
+    private func countRareBranches() {
+        let counters = broker.shard.counters
+        oracle.count("quarantined", Int(counters.quarantinedSlots))
+        oracle.count("late frames", Int(counters.lateFrames))
+        oracle.count("discarded TOKENS", Int(counters.discardedTokenFrames))
+        oracle.count("stalled readers", Int(counters.stalledReaders))
+    }
+
     private mutating func brokerDied() {
         guard !isBrokerDown else { return }
+        countRareBranches()
         oracle.note("the broker is dead")
         oracle.count("broker died")
         isBrokerDown = true
