@@ -55,6 +55,12 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         windowBytes = random.pick([2_100, 5_000, 16_384, 65_536, 262_144])
         pieceBytesMax = random.pick([3, 50, 700, 5_000, 65_536, 65_536])
         delayUsMax = random.pick([50, 2_000, 2_000, 40_000])
+        if pieceBytesMax <= 50 {
+            // So few bytes at a time need short tasks.
+            bodyBytesMax = min(bodyBytesMax, 4_000)
+            frameBytesMax = min(frameBytesMax, 400)
+            answerFramesMax = min(answerFramesMax, 20)
+        }
         // One seed in ten is calm: everything must complete.
         guard !random.chance(10) else { return }
         stalls = random.chance(30)
