@@ -10,7 +10,7 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         let index = Int(supplier)
         guard suppliers[index].offers.count < WireLimits.offersMax,
-            !isTaken(supplier, frame.offer),
+            !isTaken(supplier, frame.offer), !idleOffers.isEmpty || offers.count < limits.offers,
             let model = intern(
                 frame.model, identity: suppliers[index].identity, nowUs: nowUs, out: &out)
         else {
