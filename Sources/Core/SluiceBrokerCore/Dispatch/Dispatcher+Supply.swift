@@ -134,8 +134,8 @@ extension Dispatcher {
     ) -> UInt32? {
         if let known = modelByName[name] { return known }
         let introduced = namesByIdentity[identity, default: 0]
-        guard introduced < limits.modelsPerIdentity, models.count < limits.models,
-            journalFreeRecords > 0
+        // Open tasks have their ENDED reserved: a name may not take its place.
+        guard introduced < limits.modelsPerIdentity, models.count < limits.models, hasJournalRoom
         else { return nil }
         namesByIdentity[identity] = introduced + 1
         // Numbers start at 1: 0 means "none" in records.
