@@ -141,13 +141,13 @@ extension ShardMachine {
         out.requests.append(.bodyComplete(clients[index].task, reference(ofStream: stream)))
     }
 
-    /// Debits the connection's upload limit; false (and ERROR) beyond it.
+    /// Debits the connection's upload limit; false (and ERROR) beyond what the client was told.
     private mutating func takeUpload(
         _ connection: UInt32, _ header: FrameHeader, byteCount: Int, out: inout ShardOutput
     ) -> Bool {
         let slot = Int(connection)
         let used = connections[slot].uploadedBytes + UInt64(byteCount)
-        guard used <= connections[slot].uploadLimitBytes else {
+        guard used <= connections[slot].uploadLimitSentBytes else {
             fail(connection, .creditExceeded, header: header, out: &out)
             return false
         }
