@@ -104,8 +104,7 @@ extension ShardMachine {
             out.requests.append(.withdrawAll(reference(connection)))
         case .error:
             _ = try ErrorFrame(decoding: payload)
-            connections[Int(connection)].phase = .closing
-            out.actions.append(.close(connection: connection, afterSending: true))
+            close(connection, afterSending: true, out: &out)
         case .offer where isSupplier:
             let frame = try OfferFrame(decoding: payload)
             out.requests.append(.offer(reference(connection), frame))

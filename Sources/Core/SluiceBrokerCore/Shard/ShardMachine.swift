@@ -129,9 +129,19 @@ package struct ShardMachine: ~Copyable {
             code: code, kindAtFault: header?.rawKind ?? 0,
             streamAtFault: header?.stream ?? .connection)
         out.actions.append(.send(connection: connection, .error(frame)))
-        connections[Int(connection)].phase = .closing
+        close(connection, afterSending: true, out: &out)
+    }
+
+    /// Nothing more is read. Its streams end when the shell says that it is closed; until then no
+    /// task is sent to it in vain.
+    mutating func close(_ connection: UInt32, afterSending: Bool, out: inout ShardOutput) {
+        let slot = Int(connection)
+        if connections[slot].phase == .open, connections[slot].role == .supplier {
+            out.requests.append(.withdrawAll(reference(connection)))
+        }
+        connections[slot].phase = .closing
         connectionTimers.cancel(connection)
-        out.actions.append(.close(connection: connection, afterSending: true))
+        out.actions.append(.close(connection: connection, afterSending: afterSending))
     }
 
     func reference(_ connection: UInt32) -> ConnectionRef {
@@ -158,9 +168,7 @@ package struct ShardMachine: ~Copyable {
         connections[slot].controlBytes += frame.frameBytes
         guard connections[slot].controlBytes <= limits.controlBytesMax else {
             counters.stalledReaders += 1
-            out.actions.append(.close(connection: connection, afterSending: false))
-            connections[slot].phase = .closing
-            return
+            return close(connection, afterSending: false, out: &out)
         }
         out.actions.append(.send(connection: connection, frame))
         markDirty(connection, out: &out)
@@ -236,16 +244,13 @@ package struct ShardMachine: ~Copyable {
             return
         case .handshaking:
             counters.connectionsCut += 1
-            connections[slot].phase = .closing
-            out.actions.append(.close(connection: connection, afterSending: false))
+            close(connection, afterSending: false, out: &out)
         case .awaitingHello, .authenticating:
             cut(connection, .handshakeTimeout, out: &out)
         case .open:
             if let since = connections[slot].waitingSinceMs, nowMs >= since + limits.stalledMs {
                 counters.stalledReaders += 1
-                connections[slot].phase = .closing
-                out.actions.append(.close(connection: connection, afterSending: false))
-                return
+                return close(connection, afterSending: false, out: &out)
             }
             let silentMs = nowMs - min(nowMs, connections[slot].lastReceivedMs)
             if silentMs >= 2 * limits.keepAliveMs, connections[slot].pingOutstanding {
