@@ -17,7 +17,8 @@ extension ShardMachine {
         case .cancelled: (status, code) = (.supplierFailed, .supplierFailed)
         default:
             // Another supplier may do, as long as nothing was forwarded [D6][D8].
-            guard clients[Int(client)].enqueuedBytes > 0 else {
+            guard clients[Int(client)].sealedBytes > 0 else {
+                dropQueued(client, out: &out)
                 return giveBack(client, claim: frame, nowUs: nowUs, out: &out)
             }
             (status, code) = (.supplierFailed, .supplierFailed)
@@ -43,6 +44,8 @@ extension ShardMachine {
         _ client: UInt32, nowUs: UInt64, out: inout ShardOutput
     ) {
         clients[Int(client)].phase = .draining
+        // What is left is within the client's credit: only its socket can hold it up now.
+        clients[Int(client)].starvedSinceMs = nil
         guard clients[Int(client)].queuedBytes == 0 else { return }
         report(client, nowUs: nowUs, out: &out)
     }
