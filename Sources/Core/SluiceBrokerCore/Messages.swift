@@ -86,6 +86,8 @@ package enum DispatchRequest: Sendable {
     case slotFreed(ConnectionRef, OfferID)
     /// The supplier did not do the task and nothing was forwarded: find another.
     case redispatch(TaskIndex, StreamRef, TaskReport)
+    /// The supplier's connection was going away when the task came for it: it never had it.
+    case undelivered(TaskIndex, StreamRef)
     /// The end of an accepted task is known; write it down and release END.
     case finished(StreamRef, TaskReport)
 }

@@ -302,6 +302,22 @@ extension Dispatcher {
         match(model: model, nowUs: nowUs, out: &out)
     }
 
+    /// No supplier has had it: back to the head of the queue, as if it had not been matched.
+    mutating func undelivered(
+        _ task: TaskIndex, _ stream: StreamRef, nowUs: UInt64, out: inout DispatcherOutput
+    ) {
+        guard isCurrent(task, stream), tasks[Int(task)].state == .running else { return }
+        tasks[Int(task)].offer = noIndex
+        tasks[Int(task)].dispatches -= 1
+        if tasks[Int(task)].dispatches == 0 {
+            tasks[Int(task)].supplierIdentity = 0
+            tasks[Int(task)].supplyType = nil
+            tasks[Int(task)].winReason = .none
+        }
+        enqueue(task, atFront: true)
+        match(model: tasks[Int(task)].model, nowUs: nowUs, out: &out)
+    }
+
     // MARK: Queues
 
     private mutating func enqueue(_ task: TaskIndex, atFront: Bool) {

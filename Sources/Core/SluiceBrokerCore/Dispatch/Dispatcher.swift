@@ -83,6 +83,8 @@ package struct Dispatcher: ~Copyable {
             slotFreed(connection, offer, nowUs: nowUs, out: &out)
         case .redispatch(let task, let stream, let report):
             redispatch(task, stream, report, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .undelivered(let task, let stream):
+            undelivered(task, stream, nowUs: nowUs, out: &out)
         case .finished(let stream, let report):
             guard isCurrent(report.task, stream) else { return }
             finish(report, nowUs: nowUs, out: &out)

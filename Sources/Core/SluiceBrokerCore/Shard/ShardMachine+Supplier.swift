@@ -17,7 +17,7 @@ extension ShardMachine {
             let id = connections[Int(supplier.index)].idleNumber(maxStreams: limits.maxStreams)
         else {
             out.requests.append(.slotFreed(supplier, offer))
-            giveBack(client, claim: nil, nowUs: nowUs, out: &out)
+            out.requests.append(.undelivered(clients[Int(client)].task, stream))
             return
         }
         let bound = openSupplier(supplier.index, id, offer, client: client)

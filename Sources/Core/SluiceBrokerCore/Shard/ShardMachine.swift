@@ -1,3 +1,4 @@
+import SluiceRecordFormat
 package import SluiceWire
 
 /// One broker core as a pure machine: the connections it owns, their streams and their credit.
@@ -223,7 +224,7 @@ package struct ShardMachine: ~Copyable {
         expired.removeAll(keepingCapacity: true)
         connectionTimers.expire(nowMs: nowMs, into: &expired)
         for position in expired.indices {
-            connectionExpired(expired[position], nowMs: nowMs, out: &out)
+            connectionExpired(expired[position], nowUs: nowUs, out: &out)
         }
         expired.removeAll(keepingCapacity: true)
         streamTimers.expire(nowMs: nowMs, into: &expired)
@@ -236,9 +237,10 @@ package struct ShardMachine: ~Copyable {
     }
 
     private mutating func connectionExpired(
-        _ connection: UInt32, nowMs: UInt64, out: inout ShardOutput
+        _ connection: UInt32, nowUs: UInt64, out: inout ShardOutput
     ) {
         let slot = Int(connection)
+        let nowMs = nowUs / 1_000
         switch connections[slot].phase {
         case .closed, .closing:
             return
@@ -250,6 +252,7 @@ package struct ShardMachine: ~Copyable {
         case .open:
             if let since = connections[slot].waitingSinceMs, nowMs >= since + limits.stalledMs {
                 counters.stalledReaders += 1
+                endStalled(connection, nowUs: nowUs, out: &out)
                 return close(connection, afterSending: false, out: &out)
             }
             let silentMs = nowMs - min(nowMs, connections[slot].lastReceivedMs)
@@ -263,6 +266,16 @@ package struct ShardMachine: ~Copyable {
             }
             let dueMs = max(connectionDueMs(connection), nowMs + 1)
             connectionTimers.schedule(connection, atMs: dueMs)
+        }
+    }
+
+    /// The client took nothing for too long: that is how its tasks end, not as a loss [E13].
+    private mutating func endStalled(
+        _ connection: UInt32, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        guard connections[Int(connection)].role == .client else { return }
+        for stream in connections[Int(connection)].slots where stream != noIndex {
+            endEarly(stream, status: .cancelled, code: .stalled, nowUs: nowUs, out: &out)
         }
     }
 
