@@ -142,11 +142,17 @@ package struct GrantWindow: Sendable {
     /// Bytes that the reader is done with, ≤ `receivedBytes`.
     package private(set) var consumedBytes: UInt64 = 0
 
+    /// What must be consumed before the limit is told again: half a window, or less where that
+    /// would leave the sender with so little credit that it may wait ([C6], [C11]).
+    private let stepBytes: UInt64
+
     /// `windowBytes` ≥ 1 is the first limit.
     package init(windowBytes: UInt64) {
         precondition(windowBytes >= 1)
         self.windowBytes = windowBytes
         limitBytes = windowBytes
+        let spareBytes = windowBytes - min(windowBytes, WireLimits.usefulCreditBytes)
+        stepBytes = max(1, min(windowBytes / 2, spareBytes))
     }
 
     /// False when the peer sent more than it may.
@@ -161,10 +167,7 @@ package struct GrantWindow: Sendable {
         precondition(byteCount <= receivedBytes - consumedBytes, "consumed what was not received")
         consumedBytes += byteCount
         let limit = min(consumedBytes + windowBytes, WireLimits.creditLimitMax)
-        // Below 2,048 bytes of credit a sender may wait, so a small window is not left to run so
-        // low ([C11]).
-        let isShort = limitBytes - receivedBytes < WireLimits.usefulCreditBytes
-        guard limit - limitBytes >= (isShort ? 1 : max(1, windowBytes / 2)) else { return nil }
+        guard limit - limitBytes >= stepBytes else { return nil }
         limitBytes = limit
         return limit
     }

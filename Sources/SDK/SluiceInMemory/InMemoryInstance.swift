@@ -149,7 +149,9 @@ package struct InMemoryInstance: Sendable {
 
     /// Writes the missing ENDED records of a dead instance into this one. Every dead instance of
     /// the deployment is in `all`, because a closer may itself have died half-way.
-    package mutating func close(_ dead: inout InMemoryInstance, all: [InMemoryInstance], wallUs: UInt64) {
+    package mutating func close(
+        _ dead: inout InMemoryInstance, all: [InMemoryInstance], wallUs: UInt64
+    ) {
         precondition(dead.isDead && dead.closedBy == 0)
         for index in dead.slots.indices {
             let slot = dead.slots[index]

@@ -11,7 +11,7 @@ struct Rig: ~Copyable {
     private var assemblers: [UInt32: FrameAssembler] = [:]
     private var nextSupplier = 0
 
-    static let model = ModelName("m")!
+    static let model = name("m")
     static let clientKey = Array("client".utf8)
     static let wallUs: UInt64 = 1_790_000_000_000_000
 
@@ -34,6 +34,11 @@ struct Rig: ~Copyable {
             credentials: credentials, seed: 1, nowUs: nowMs * 1_000, wallUs: Self.wallUs)
     }
 
+    static func name(_ text: String) -> ModelName {
+        guard let name = ModelName(text) else { preconditionFailure("a valid name") }
+        return name
+    }
+
     static func token(_ number: Int) -> [UInt8] { Array("token \(number)".utf8) }
 
     var nowUs: UInt64 { nowMs * 1_000 }
@@ -44,19 +49,31 @@ struct Rig: ~Copyable {
         broker.turn(nowUs: nowUs, wallUs: Self.wallUs + nowUs)
     }
 
-    /// Lets time pass in steps of at most 100 ms; timers fire at most 32 ms late.
-    mutating func pass(ms: UInt64) {
+    /// Lets time pass in steps of at most 100 ms; timers fire at most 32 ms late. Kept alive, every
+    /// peer sends a PING every 5 s.
+    mutating func pass(ms: UInt64, keepsAlive: Bool = false) {
         let end = nowMs + ms
         while nowMs < end {
             nowMs = min(end, nowMs + 100)
+            if keepsAlive, nowMs % 5_000 < 100 { pingAll() }
             turn()
+        }
+    }
+
+    private mutating func pingAll() {
+        var ping: [UInt8] = []
+        PingFrame(value: 1).encode(as: .ping, into: &ping)
+        for connection in assemblers.keys.sorted() where broker.isOpen(connection) {
+            broker.receive(connection, ping, nowUs: nowUs)
         }
     }
 
     // MARK: Connections
 
     mutating func connect() -> UInt32 {
-        let connection = broker.connect(nowUs: nowUs)!
+        guard let connection = broker.connect(nowUs: nowUs) else {
+            preconditionFailure("room for another connection")
+        }
         assemblers[connection] = FrameAssembler()
         return connection
     }
@@ -121,8 +138,8 @@ struct Rig: ~Copyable {
         while true {
             let bytes = broker.take(connection, atMost: 1 << 20)
             if bytes.isEmpty { return frames }
-            assemblers[connection]!.append(bytes)
-            while let frame = try! assemblers[connection]!.next() { frames.append(frame) }
+            assemblers[connection]?.append(bytes)
+            while let frame = (try? assemblers[connection]?.next()) ?? nil { frames.append(frame) }
             turn()
         }
     }

@@ -63,7 +63,7 @@ import Testing
         #expect(code({ $0.terms.bodyBytes = 20_000_000 }, &rig) == .bodyTooLarge)
         #expect(code({ $0.terms.operation = .embedding }, &rig) == .unsupported)
         #expect(code({ $0.budget = 1 }, &rig) == .unsupported)
-        #expect(code({ $0.model = ModelName("other")! }, &rig) == .modelUnknown)
+        #expect(code({ $0.model = Rig.name("other") }, &rig) == .modelUnknown)
         #expect(rig.accepted.isEmpty)
     }
 
@@ -147,9 +147,9 @@ import Testing
         _ = rig.supplier()
         let client = rig.client()
         rig.submit(client, body: [], declared: 5_000)
-        rig.pass(ms: 20_000)
+        rig.pass(ms: 20_000, keepsAlive: true)
         rig.body(client, byteCount: 1_024)
-        rig.pass(ms: 29_900)
+        rig.pass(ms: 29_900, keepsAlive: true)
         #expect(rig.hear(client).compactMap(\.end).isEmpty)
         rig.pass(ms: 200)
         #expect(rig.hear(client).compactMap(\.end).first?.code == .uploadTimeout)
@@ -261,12 +261,7 @@ import Testing
         let client = rig.client()
         rig.submit(client, credit: 2_047)
         _ = rig.hear(supplier)
-        for _ in 0..<10 {
-            rig.pass(ms: 2_900)
-            for connection in [client, supplier] {
-                rig.say(connection) { PingFrame(value: 1).encode(as: .ping, into: &$0) }
-            }
-        }
+        rig.pass(ms: 29_000, keepsAlive: true)
         #expect(rig.hear(client).compactMap(\.end).isEmpty)
         rig.pass(ms: 1_200)
         #expect(rig.hear(supplier).compactMap(\.cancel) == [.stalled])
@@ -310,9 +305,7 @@ import Testing
         let supplier = rig.supplier()
         switch kind {
         case 0x24:
-            rig.say(supplier) {
-                StartedFrame(decodingTokens: 1).encode(stream: StreamID(1), into: &$0)
-            }
+            rig.say(supplier, started(inputTokens: 1))
         case 0x25: rig.tokens(supplier, [1])
         default: rig.end(supplier)
         }
@@ -327,9 +320,7 @@ import Testing
         rig.submit(client)
         _ = rig.hear(supplier)
         for _ in 0..<2 {
-            rig.say(supplier) {
-                StartedFrame(decodingTokens: 1).encode(stream: StreamID(1), into: &$0)
-            }
+            rig.say(supplier, started(inputTokens: 1))
         }
         #expect(rig.error(supplier) == .unexpectedFrame)
     }
@@ -350,7 +341,7 @@ import Testing
         #expect(rig.hear(client).map(\.end?.code) == [.draining])
         rig.end(supplier)
         #expect(rig.hear(supplier).compactMap(\.assign).count == 1)
-        rig.pass(ms: 30_100)
+        rig.pass(ms: 30_100, keepsAlive: true)
         #expect(rig.hear(supplier).compactMap(\.cancel) == [.drained])
         rig.end(supplier, .cancelled)
         #expect(rig.hear(client).compactMap(\.end).map(\.code) == [.completed, .drained])
@@ -364,8 +355,7 @@ import Testing
         var codes: [WireCode] = []
         for _ in 0..<4 {
             rig.submit(client)
-            _ = rig.hear(supplier)
-            rig.end(supplier)
+            if rig.hear(supplier).contains(where: { $0.kind == .assign }) { rig.end(supplier) }
             codes += rig.hear(client).compactMap(\.end).map(\.code)
             if codes.last == .journalFull { break }
         }
@@ -378,12 +368,11 @@ import Testing
     }
 }
 
-extension StartedFrame {
-    /// STARTED with this many input tokens.
-    init(decodingTokens tokens: UInt32) {
-        var bytes: [UInt8] = []
-        bytes.appendLittleEndian(tokens)
-        bytes.appendLittleEndian(UInt32(0))
-        try! self.init(decoding: bytes.span)
-    }
+/// STARTED on stream 1.
+func started(inputTokens: UInt32) -> [UInt8] {
+    var bytes: [UInt8] = []
+    FrameHeader(kind: .started, stream: StreamID(1), payloadBytes: 8).encode(into: &bytes)
+    bytes.appendLittleEndian(inputTokens)
+    bytes.appendLittleEndian(UInt32(0))
+    return bytes
 }

@@ -2,7 +2,8 @@ import SluiceBrokerCore
 import Testing
 
 @Suite("Timer wheel") struct TimerWheelTests {
-    @Test("fires what a sorted list fires, at most one tick late and never early",
+    @Test(
+        "fires what a sorted list fires, at most one tick late and never early",
         arguments: UInt64(1)...50)
     func againstList(_ seed: UInt64) {
         var random = SplitMix64(seed: seed)

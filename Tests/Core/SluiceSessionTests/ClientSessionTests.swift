@@ -136,6 +136,17 @@ struct ClientSessionTests {
         #expect(session.sent().compactMap(\.credit) == [8_192 + 4_096])
     }
 
+    @Test("[C11] a read-up window leaves its sender 2,048 bytes, however small it is")
+    func smallWindow() throws {
+        var session = ClientSession.connected()
+        let handle = try session.submit(submission(windowBytes: 2_100))
+        _ = session.sent()
+        session.receive(queued(handle.stream), nowMs: 1)
+        session.receive(tokens(handle.stream, Array(repeating: 1, count: 88)), nowMs: 1)
+        session.consumed(100, of: handle)
+        #expect(session.sent().compactMap(\.credit) == [2_200])
+    }
+
     @Test("ends the connection when the broker breaks a rule", arguments: Breach.allCases)
     func breach(_ breach: Breach) throws {
         var session = ClientSession.connected()

@@ -150,7 +150,6 @@ extension SupplierSession {
         guard let model = ModelName("m") else { preconditionFailure("m is a name") }
         session.offer(OfferFrame(offer: OfferID(1), model: model))
         session.grant(OfferID(1), slots: slots)
-        session.grant(.connection, slots: slots)
         _ = session.takeEvents()
         _ = session.sent()
         return session

@@ -260,12 +260,16 @@ final class ClientPeer: Peer {
                 Int(frame.usage.outputTokens) <= work.readBytes, "[E4] more tokens than bytes")
         }
         guard frame.code == .completed else { return }
-        guard let attempt = work.candidates?.last ?? (oracle.attemptCount(task) > 0 ? oracle.attemptCount(task) - 1 : nil),
+        guard
+            let attempt = work.candidates?.last
+                ?? (oracle.attemptCount(task) > 0 ? oracle.attemptCount(task) - 1 : nil),
             let state = oracle.tasks[task]?.attempts[attempt]
         else { return oracle.fail("\(task) completed by nobody") }
         guard !work.isCancelled else { return }
         if let claimed = state.claimedTokens {
-            oracle.check(state.endCode == .completed, "\(task) completed, supplier said \(String(describing: state.endCode))")
+            oracle.check(
+                state.endCode == .completed,
+                "\(task) completed, supplier said \(String(describing: state.endCode))")
             oracle.check(
                 work.readBytes == state.sentBytes,
                 "[I6] \(task) completed with \(work.readBytes) of \(state.sentBytes) bytes")

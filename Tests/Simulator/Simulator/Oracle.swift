@@ -70,7 +70,8 @@ package final class Oracle {
         }
         nextAttempt += 1
         tasks[task, default: Task()].attempts.append(
-            Attempt(mark: task.instance &* 0x51_7C &+ task.counter &* 0x2545_F491 &+ nextAttempt << 40))
+            Attempt(
+                mark: task.instance &* 0x51_7C &+ task.counter &* 0x2545_F491 &+ nextAttempt << 40))
         return (tasks[task]?.attempts.count ?? 1) - 1
     }
 
@@ -96,7 +97,8 @@ package final class Oracle {
     ) -> Bool {
         guard let state = tasks[task]?.attempts[attempt] else { return false }
         guard offset + payload.count <= state.sentBytes else { return false }
-        return MarkedContent.bytes(mark: state.mark, offset: offset, count: payload.count) == payload
+        return MarkedContent.bytes(mark: state.mark, offset: offset, count: payload.count)
+            == payload
     }
 
     package func attemptCount(_ task: TaskID) -> Int { tasks[task]?.attempts.count ?? 0 }
@@ -109,7 +111,8 @@ package final class Oracle {
         case .accepted:
             guard let accepted = AcceptedRecord(record) else { return fail("ACCEPTED is damaged") }
             tasks[accepted.task, default: Task()].acceptedRecords += 1
-            check(tasks[accepted.task]?.acceptedRecords == 1, "[I1] \(accepted.task) accepted twice")
+            check(
+                tasks[accepted.task]?.acceptedRecords == 1, "[I1] \(accepted.task) accepted twice")
             let known = tasks[accepted.task]?.account
             check(
                 known == nil || known == accepted.account,

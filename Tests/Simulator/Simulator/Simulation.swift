@@ -288,8 +288,9 @@ package struct Simulation: ~Copyable {
 
     private mutating func delayUs(_ link: Int) -> UInt64 {
         let stalledUs = links[link]?.stalledUntilUs ?? 0
-        return max(nowUs, stalledUs) + UInt64(
-            network.pick(1...(isHealed ? min(options.delayUsMax, 2_000) : options.delayUsMax)))
+        return max(nowUs, stalledUs)
+            + UInt64(
+                network.pick(1...(isHealed ? min(options.delayUsMax, 2_000) : options.delayUsMax)))
     }
 
     private mutating func planToBroker(_ link: Int) {

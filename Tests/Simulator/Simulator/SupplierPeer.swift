@@ -107,7 +107,8 @@ final class SupplierPeer: Peer {
         nextChangeUs = .max
         for index in jobs.indices { jobs[index].crashAfterFrames = nil }
         guard isWelcomed else { return }
-        for model in 0..<setting.options.models where !offers.contains(where: { $0.model == model }) {
+        for model in 0..<setting.options.models where !offers.contains(where: { $0.model == model })
+        {
             offer(model)
         }
         for offer in offers {
@@ -230,7 +231,10 @@ final class SupplierPeer: Peer {
         if !isHealed {
             if options.earlyEnds, setting.random.chance(30) {
                 job.endCode = setting.random.pick(
-                    [.declined, .upstreamUnavailable, .upstreamRefused, .supplierFailed, .rateLimited])
+                    [
+                        .declined, .upstreamUnavailable, .upstreamRefused, .supplierFailed,
+                        .rateLimited,
+                    ])
                 if setting.random.chance(60) { job.framesLeft = 0 }
             }
             if options.supplierCrashes, setting.random.chance(10) {

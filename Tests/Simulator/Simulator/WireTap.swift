@@ -65,7 +65,11 @@ package final class WireTap {
         guard let line = lines.removeValue(forKey: connection) else { return }
         for stream in line.streams.values {
             guard stream.isOpen, let task = stream.task else { continue }
-            if line.role == .supplier { tasks[task]?.supplier = nil } else { tasks[task]?.client = nil }
+            if line.role == .supplier {
+                tasks[task]?.supplier = nil
+            } else {
+                tasks[task]?.client = nil
+            }
         }
     }
 
@@ -176,7 +180,8 @@ package final class WireTap {
             oracle.note("ERROR \(error.code) to \(connection), kind \(error.kindAtFault)")
             switch error.code {
             case .handshakeTimeout, .keepAliveTimeout, .unauthenticated, .stalledReader,
-                .shuttingDown: break
+                .shuttingDown:
+                break
             default:
                 oracle.check(
                     lines[connection]?.isHonest == false,

@@ -10,7 +10,10 @@ import Testing
     static var isOptimised: Bool {
         var isDebug = false
         // The argument of `assert` is evaluated in unoptimised builds alone.
-        assert({ isDebug = true; return true }())
+        assert(
+            {
+                isDebug = true; return true
+            }())
         return !isDebug
     }
 
