@@ -110,15 +110,29 @@ import Testing
         #expect(rig.ended.map(\.code) == [.supplierFailed])
     }
 
-    @Test("[S2] an offer's number is used once, also after WITHDRAW")
+    @Test("[S2] the number of a withdrawn offer is taken while its streams are open")
     func offerNumber() {
         var rig = Rig()
         let supplier = rig.supplier()
+        let client = rig.client()
+        rig.submit(client)
+        _ = rig.hear(supplier)
         rig.say(supplier) { WithdrawFrame(offer: OfferID(1)).encode(into: &$0) }
         rig.say(supplier) { OfferFrame(offer: OfferID(2), model: Rig.model).encode(into: &$0) }
         #expect(rig.hear(supplier).isEmpty)
         rig.say(supplier) { OfferFrame(offer: OfferID(1), model: Rig.model).encode(into: &$0) }
         #expect(rig.error(supplier) == .invalidOffer)
+    }
+
+    @Test("the offers of all connections together are bounded")
+    func brokerOffers() {
+        var limits = BrokerLimits()
+        limits.offers = 2
+        var rig = Rig(limits: limits)
+        _ = rig.supplier()
+        let second = rig.supplier()
+        rig.say(second) { OfferFrame(offer: OfferID(2), model: Rig.model).encode(into: &$0) }
+        #expect(rig.error(second) == .invalidOffer)
     }
 
     @Test("[S2] at most 256 offers stand at once")
