@@ -14,6 +14,8 @@ package final class PeerLink<Session: PeerSession>: Sendable {
     private let session: Mutex<Session>
     private let clock: any SessionClock
     private let doorbell = Doorbell()
+    /// Calls of `perform` that took events and have not handed them on yet.
+    private let handingOn = Atomic(0)
     private let onEvents: @Sendable (PeerLink, [Session.Event]) -> Void
 
     /// `onEvents` is called without a lock held, from the task that caused the events; events of
@@ -41,13 +43,18 @@ package final class PeerLink<Session: PeerSession>: Sendable {
     package func perform(_ body: (inout Session) -> Void) {
         let (events, mustWrite) = session.withLock { session in
             body(&session)
-            return (session.takeEvents(), session.hasOutput || session.isOver)
+            let events = session.takeEvents()
+            if !events.isEmpty { handingOn.add(1, ordering: .relaxed) }
+            return (events, session.hasOutput || session.isOver)
         }
         if mustWrite { doorbell.ring() }
-        if !events.isEmpty { onEvents(self, events) }
+        guard !events.isEmpty else { return }
+        onEvents(self, events)
+        handingOn.subtract(1, ordering: .releasing)
     }
 
-    /// Starts the session and carries its bytes until it is over and its last output is sent.
+    /// Starts the session and carries its bytes until it is over, its last output is sent and all
+    /// its events are handed on, whichever task caused them.
     package func run(over pipe: any BytePipe) async {
         command { $0.start(nowMs: clock.nowMs) }
         let ticking = Task { await tick(pipe) }
@@ -56,6 +63,7 @@ package final class PeerLink<Session: PeerSession>: Sendable {
         await pipe.close()
         await reading
         ticking.cancel()
+        while handingOn.load(ordering: .acquiring) > 0 { await Task.yield() }
     }
 
     private var isOver: Bool { session.withLock { $0.isOver } }
