@@ -134,7 +134,7 @@ let modules: [Module] = [
     Module(
         .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
     Module(
-        .command, "sluice-worker", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
+        .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
     Module(
         .command, "sluice",

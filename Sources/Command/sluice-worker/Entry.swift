@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import LinuxIO
 import SluiceSupplier
 import SluiceWire
 import Worker
@@ -75,6 +76,11 @@ import Worker
     var parentPipe = false
 
     func run() async throws {
+        // Prompts pass through this process: a crash must print none of its memory.
+        guard ProcessGuard.harden() else {
+            throw ValidationError(
+                "cannot start again with crash backtraces off; is /proc mounted?")
+        }
         let worker = Worker(try workerConfiguration(), log: .standardError)
         let signals = StopSignals(watchesParent: parentPipe)
         defer { withExtendedLifetime(signals) {} }
