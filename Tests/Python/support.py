@@ -73,6 +73,18 @@ def write_directory(folder: pathlib.Path) -> None:
         path.chmod(0o600)
 
 
+def make_certificate(folder: pathlib.Path) -> tuple[str, str]:
+    """A certificate for this machine that is its own authority, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out",
+         str(certificate)], check=True, capture_output=True)
+    key.chmod(0o600)
+    return str(certificate), str(key)
+
+
 @dataclass
 class Broker:
     """A running broker and where to find it."""
@@ -93,19 +105,13 @@ class Broker:
         folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-py-", dir=base))
         (folder / "run").mkdir(mode=0o700)
         write_directory(folder / "directory")
-        certificate, key = folder / "cert.pem", folder / "key.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-             "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-             "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out",
-             str(certificate)], check=True, capture_output=True)
-        key.chmod(0o600)
+        certificate, key = make_certificate(folder)
         command = [program, "--run", str(folder / "run"), "--directory", str(folder / "directory"),
-                   "--certificate", str(certificate), "--private-key", str(key), "--port", "0"]
+                   "--certificate", certificate, "--private-key", key, "--port", "0"]
         with open(folder / "log", "w") as log:
             process = subprocess.Popen(
                 [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
-        broker = cls("127.0.0.1", 0, str(certificate), process, folder)
+        broker = cls("127.0.0.1", 0, certificate, process, folder)
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)

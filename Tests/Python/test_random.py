@@ -115,11 +115,15 @@ class Supplier:
             elif choice < 0.8:
                 self.peer.say(wire.Credit(source.choice([4_000, 1 << 20])), slot)
             else:
-                del self.slots[slot]
-                self.peer.taken.discard(slot)
-                self.peer.say(wire.End(source.choice([
+                self.end(slot, source.choice([
                     Code.COMPLETED, Code.COMPLETED, Code.DECLINED, Code.UPSTREAM_UNAVAILABLE,
-                    Code.UPSTREAM_REFUSED, Code.QUEUE_FULL]), output_tokens=3), slot)
+                    Code.UPSTREAM_REFUSED, Code.QUEUE_FULL]))
+
+    def end(self, slot: int, code: Code) -> None:
+        """Ends a stream."""
+        del self.slots[slot]
+        self.peer.taken.discard(slot)
+        self.peer.say(wire.End(code, output_tokens=3), slot)
 
     def read(self, seconds: float) -> None:
         """Takes what has come."""
@@ -131,6 +135,9 @@ class Supplier:
                     raise AssertionError(f"an honest supplier was told {seen.frame}")
                 if isinstance(seen.frame, wire.Assign):
                     self.slots[slot] = limits[slot] = seen.frame.credit
+                elif isinstance(seen.frame, wire.Cancel) and slot in self.slots:
+                    if self.source.random() < 0.97:  # else it stays quarantined
+                        self.end(slot, Code.CANCELLED)
                 elif isinstance(seen.frame, wire.Credit) and slot in self.slots:
                     self.slots[slot] += max(0, seen.frame.limit - limits[slot])
                     limits[slot] = max(limits[slot], seen.frame.limit)
@@ -165,7 +172,8 @@ class RandomTests(unittest.TestCase):
     def assert_broker_alive(self, bystander: Peer, seed: int) -> None:
         """The broker's process runs and serves the bystander."""
         self.assertIsNone(self.broker.process.poll(), f"the broker ended at seed {seed}")
-        bystander.alive(seed)
+        if seed % 20 == 0:  # more would be a flood
+            bystander.alive(seed)
 
     def test_honest_peers_in_any_order(self) -> None:
         bystander = Lab(self.target).client()

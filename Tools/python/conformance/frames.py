@@ -76,17 +76,26 @@ def invalid_vectors_of_life(lab: Lab) -> None:
     _vectors(lab, Role.CLIENT, "ping", "pong", "go-away", "unknown")
 
 
-@case("F4", seconds=60)
+@case("F4", "H5", seconds=60)
 def truncated_at_each_length(lab: Lab) -> None:
-    """OFFER and SUBMIT are refused at every length below that of their fields."""
-    offer = wire.Offer(1, "a", region="eu").payload()
-    for length in range(len(offer)):
-        data = wire.Header(length, Kind.OFFER, 0, 0, 0).pack() + offer[:length]
-        _refuses(lab, Role.SUPPLIER, Code.MALFORMED_PAYLOAD, data)
-    submit = wire.Submit("a", 0, region="eu").payload()
-    for length in range(len(submit)):
-        data = wire.Header(length, Kind.SUBMIT, 0, 0, 1).pack() + submit[:length]
-        _refuses(lab, Role.CLIENT, Code.MALFORMED_PAYLOAD, data)
+    """Each kind with a layout is refused at every length below that of its fields, and above."""
+    samples = {**FRAMES_OF_ANY_KIND, Kind.OFFER: wire.Offer(1, "a", region="eu"),
+               Kind.SUBMIT: wire.Submit("a", 0, region="eu")}
+    for kind, frame in samples.items():
+        role = Role.SUPPLIER if kind in _OF_ROLE[Role.SUPPLIER] else Role.CLIENT
+        if kind not in _OF_ROLE[role] | _OF_ANY or kind in (Kind.BODY, Kind.TOKENS):
+            continue
+        payload, stream = frame.payload(), 1 if kind >= Kind.SUBMIT else 0
+        lengths = [*range(len(payload)), *([] if kind == Kind.SUBMIT else [len(payload) + 1])]
+        for length in lengths:
+            header = wire.Header(length, kind, 0, 0, stream).pack()
+            _refuses(lab, role, Code.MALFORMED_PAYLOAD, header + (payload + b"\0")[:length])
+    hello = lab.hello().payload()
+    for length in [*range(len(hello)), len(hello) + 1]:
+        peer = lab.connect()
+        peer.send(wire.Header(length, Kind.HELLO, 0, 0, 0).pack() + (hello + b"\0")[:length])
+        peer.expect_error(Code.MALFORMED_PAYLOAD)
+        peer.close()
 
 
 def _verdict(header: wire.Header) -> Code | None:
