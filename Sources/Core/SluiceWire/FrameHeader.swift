@@ -83,14 +83,16 @@ package struct FrameHeader: Hashable, Sendable {
     /// Reads the header at `offset` of `bytes`; `offset + 12 <= bytes.count`.
     ///
     /// Throws `frameTooLarge` from the header alone, before anything is kept for the payload ([F1]).
-    @inlinable
+    @inlinable @inline(__always)
     package init(decoding bytes: Span<UInt8>, at offset: Int = 0) throws(WireError) {
-        let first = bytes.littleEndian64(at: offset)
+        let bytes = bytes.extracting(offset..<offset &+ Self.byteCount)
+        precondition(bytes.count == Self.byteCount)
+        let first = bytes.littleEndian64(at: 0)
         payloadBytes = UInt32(truncatingIfNeeded: first)
         rawKind = UInt8(truncatingIfNeeded: first >> 32)
         flags = FrameFlags(rawValue: UInt8(truncatingIfNeeded: first >> 40))
         tokens = UInt16(truncatingIfNeeded: first >> 48)
-        stream = StreamID(bytes.littleEndian32(at: offset &+ 8))
+        stream = StreamID(bytes.littleEndian32(at: 8))
         guard payloadBytes <= UInt32(truncatingIfNeeded: WireLimits.payloadBytesMax) else {
             throw .frameTooLarge
         }
