@@ -6,10 +6,10 @@ import time
 from typing import cast
 
 from sluice import wire
-from sluice.codes import Code
+from sluice.codes import HEADER_BYTES, Code
 
 from .lab import Lab, case, check
-from .peer import show
+from .peer import Failed, show
 
 _GRACE_SECONDS = 2  # [E7]
 
@@ -146,3 +146,93 @@ def stalled_credit(lab: Lab) -> None:
     run.end(Code.CANCELLED)
     run.client.expect_end(Code.STALLED)
     check(time.monotonic() - started > 29, "E13", "the task was ended early")
+
+
+@case("E13", seconds=70)
+def stalled_socket(lab: Lab) -> None:
+    """When a client's socket takes nothing for 30 s, its tasks are stalled and it is closed."""
+    run = lab.running(credit=1 << 40, reserve_bytes=65_536)
+    used, limit = 0, run.assign.credit
+    started = full = time.monotonic()
+    signed = started
+    while time.monotonic() - started < 55:
+        if limit - used >= 16_384:
+            run.tokens(b"x" * (16_384 - HEADER_BYTES))
+            used, full = used + 16_384, time.monotonic()
+            continue
+        if time.monotonic() - signed > 5:
+            signed = time.monotonic()
+            run.client.say(wire.Pong(1))  # a sign of life, so that keep-alive is content
+        seen = run.supplier.next_of_case(0.5)
+        if seen is not None and isinstance(seen.frame, wire.Credit):
+            limit = max(limit, seen.frame.limit)
+        elif seen is not None:
+            check(seen.frame == wire.Cancel(Code.STALLED), "E13",
+                  f"expected CANCEL stalled, saw {show(seen)}")
+            check(time.monotonic() - full > 25, "E13", "the task was ended early")
+            run.end(Code.CANCELLED)
+            return
+    raise Failed("a client that reads nothing for 30 s keeps its task [E13]")
+
+
+@case("E9", "E12", "E8")
+def deadline_with_a_silent_supplier(lab: Lab) -> None:
+    """After the deadline the client's END waits at most 2 s for the supplier's."""
+    run = lab.running(deadline_ms=300)
+    run.tokens(b"abc")
+    run.client.expect(wire.Tokens, 1)
+    started = time.monotonic()
+    run.supplier.expect(wire.Cancel, run.slot)
+    run.tokens(b"def")
+    end = run.client.expect_end(Code.DEADLINE_EXCEEDED, seconds=_GRACE_SECONDS + 2)
+    took = time.monotonic() - started
+    check(took < _GRACE_SECONDS + 1.5, "E9", f"the client's END came after {took:.1f} s")
+    check(end.output_tokens == 1, "K9", f"{end.output_tokens} tokens billed, 1 delivered")
+    run.end(Code.DEADLINE_EXCEEDED)
+    run.supplier.alive()
+
+
+@case("L7", "E1", "S7")
+def lost_client_frees_its_slots(lab: Lab) -> None:
+    """Tasks of a lost client are cancelled at their suppliers, and those that wait never start."""
+    supplier, model = lab.serve(slots=2)
+    client = lab.client()
+    runs = [lab.run(client, supplier, model, stream=stream) for stream in (1, 2)]
+    lab.submit(client, model, stream=3)
+    client.close(clean=False)
+    for _ in runs:
+        slot = supplier.expect(wire.Cancel).header.stream
+        supplier.taken.discard(slot)
+        supplier.say(wire.End(Code.CANCELLED), slot)
+    supplier.quiet()
+    lab.run(lab.client(), supplier, model)
+
+
+@case("O1", "C12", "E4", seconds=30)
+def streams_keep_apart(lab: Lab) -> None:
+    """Answers of 16 streams that arrive mixed reach their own clients in order, each with its sum."""
+    supplier, model = lab.serve(slots=16)
+    clients = [lab.client(), lab.client()]
+    runs = [lab.run(clients[number % 2], supplier, model, stream=1 + number // 2)
+            for number in range(16)]
+    for step in range(30):
+        for number, run in enumerate(runs):
+            run.tokens(bytes([number, step]) * (1 + number), 1)
+    for run in runs:
+        run.end(output_tokens=30)
+    steps = dict.fromkeys(range(16), 0)
+    for parity, client in enumerate(clients):
+        ended = 0
+        while ended < 8:
+            seen = client.next_of_case(5)
+            check(seen is not None, "O1", "answers stopped before their END")
+            assert seen is not None
+            number = 2 * (seen.header.stream - 1) + parity
+            if isinstance(seen.frame, wire.Tokens):
+                expected = bytes([number, steps[number]]) * (1 + number)
+                check(seen.frame.content == expected, "O1", "a frame of another stream or step")
+                steps[number] += 1
+            elif isinstance(seen.frame, wire.End):
+                check(seen.frame.output_tokens == 30 == steps[number], "E4",
+                      f"{steps[number]} frames, {seen.frame.output_tokens} tokens recorded")
+                ended += 1
