@@ -116,7 +116,7 @@ struct SessionCore: Sendable {
         switch kind {
         case .hello, .welcome, .ping, .pong, .goAway, .error:
             guard header.stream == .connection else {
-                throw Violation(.streamOutOfRange, header)
+                throw Violation(.unexpectedFrame, header)
             }
         default:
             guard isOpen else { throw Violation(.unexpectedFrame, header) }
