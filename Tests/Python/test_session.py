@@ -27,7 +27,6 @@ class Script:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self.closed = False
 
     def say(self, frame: wire.Frame, stream: int = 0, flags: int = 0, tokens: int = 0) -> None:
         """Sends a frame, right or wrong."""
@@ -61,8 +60,8 @@ class Script:
         return False
 
 
-class SessionTests(unittest.IsolatedAsyncioTestCase):
-    """Rules that bind peers."""
+class ScriptedBroker(unittest.IsolatedAsyncioTestCase):
+    """Listens, and hands every connection to the test as a script."""
 
     async def asyncSetUp(self) -> None:
         asyncio.get_running_loop().set_debug(False)  # its warnings are of time
@@ -78,6 +77,17 @@ class SessionTests(unittest.IsolatedAsyncioTestCase):
             "127.0.0.1", 0, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         self.addCleanup(server.close)
+
+    async def assert_error(self, script: Script, code: Code) -> None:
+        """The peer's next word is this ERROR, then it closes [L4]."""
+        _, error = await script.until(wire.Error)
+        self.assertEqual(Code(error.code), code)  # type: ignore[attr-defined]
+        with self.assertRaises(asyncio.IncompleteReadError):
+            await script.next()
+
+
+class SessionTests(ScriptedBroker):
+    """Rules that bind peers."""
 
     async def client(self, first: wire.Frame = WELCOME) -> tuple[Client, Script]:
         """A client and its script."""
@@ -102,13 +112,6 @@ class SessionTests(unittest.IsolatedAsyncioTestCase):
         supplier.offer(Offer("m"), model, slots)  # type: ignore[arg-type]
         await script.until(wire.Grant)
         return supplier, script
-
-    async def assert_error(self, script: Script, code: Code) -> None:
-        """The peer's next word is this ERROR, then it closes [L4]."""
-        _, error = await script.until(wire.Error)
-        self.assertEqual(Code(error.code), code)  # type: ignore[attr-defined]
-        with self.assertRaises(asyncio.IncompleteReadError):
-            await script.next()
 
     async def test_an_error_instead_of_welcome_is_typed(self) -> None:
         for code in (Code.UNAUTHENTICATED, Code.TOO_MANY_CONNECTIONS):
