@@ -86,6 +86,7 @@ class Supplier:
         self.offers: list[int] = []
         self.next_offer = 1
         self.slots: dict[int, int] = {}  # slot → credit left
+        self.limits: dict[int, int] = {}  # slot → the limit it was last given
         self.over = False
 
     def act(self) -> None:
@@ -143,11 +144,6 @@ class Supplier:
                     limits[slot] = max(limits[slot], seen.frame.limit)
         except Closed:
             self.over = True
-
-    @property
-    def limits(self) -> dict[int, int]:
-        """The credit limit that each slot was last given."""
-        return self.__dict__.setdefault("_limits", {})
 
 
 class RandomTests(unittest.TestCase):

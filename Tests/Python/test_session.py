@@ -8,7 +8,7 @@ import pathlib
 import ssl
 import tempfile
 import unittest
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from support import make_certificate
 from sluice import wire
@@ -212,7 +212,7 @@ class SessionTests(ScriptedBroker):
             await reading
 
     async def test_a_supplier_keeps_to_its_credit_and_splits(self) -> None:
-        async def model(_: Assignment) -> AsyncIterator[Piece]:
+        async def model(_: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("x" * 6_000, tokens=2)
 
         _, script = await self.supplier(model)
@@ -230,7 +230,7 @@ class SessionTests(ScriptedBroker):
         self.assertEqual(end, wire.End(Code.COMPLETED, output_tokens=2))
 
     async def test_a_supplier_ends_in_time_whatever_its_model_does(self) -> None:
-        async def stubborn(_: Assignment) -> AsyncIterator[Piece]:
+        async def stubborn(_: Assignment) -> AsyncGenerator[Piece, None]:
             while True:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.7)
@@ -245,7 +245,7 @@ class SessionTests(ScriptedBroker):
         self.assertTrue(await script.silent(1))  # [E10]
 
     async def test_a_supplier_ends_itself_at_the_deadline(self) -> None:
-        async def slow(_: Assignment) -> AsyncIterator[Piece]:
+        async def slow(_: Assignment) -> AsyncGenerator[Piece, None]:
             await asyncio.sleep(60)
             yield Piece("x")
 
@@ -255,7 +255,7 @@ class SessionTests(ScriptedBroker):
         self.assertEqual(end.code, Code.DEADLINE_EXCEEDED)  # type: ignore[attr-defined]
 
     async def test_a_supplier_declines_what_crosses_its_withdraw(self) -> None:
-        async def model(_: Assignment) -> AsyncIterator[Piece]:
+        async def model(_: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("x")
 
         supplier, script = await self.supplier(model)
@@ -270,7 +270,7 @@ class SessionTests(ScriptedBroker):
         self.assertEqual(pong, wire.Pong(5))  # [E11]
 
     async def test_a_supplier_refuses_what_its_table_refuses(self) -> None:
-        async def slow(task: Assignment) -> AsyncIterator[Piece]:
+        async def slow(task: Assignment) -> AsyncGenerator[Piece, None]:
             await asyncio.sleep(60)
             yield Piece("x")
 
@@ -292,7 +292,7 @@ class SessionTests(ScriptedBroker):
                 self.assertEqual((await supplier.wait()).code, code)
 
     async def test_more_tokens_than_a_frame_can_count_travel_ahead(self) -> None:
-        async def model(_: Assignment) -> AsyncIterator[Piece]:
+        async def model(_: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("head", tokens=0)
             yield Piece("x", tokens=70_000)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import unittest
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from support import KEY, ROOT, TOKENS, Broker
@@ -18,7 +18,7 @@ from sluice.supplier import (
 )
 
 
-async def echo(task: Assignment) -> AsyncIterator[Piece]:
+async def echo(task: Assignment) -> AsyncGenerator[Piece, None]:
     """The prompt, word by word."""
     words = (await task.text()).split(" ")
     task.started(len(words))
@@ -26,7 +26,7 @@ async def echo(task: Assignment) -> AsyncIterator[Piece]:
         yield Piece(word + " ")
 
 
-async def length(task: Assignment) -> AsyncIterator[Piece]:
+async def length(task: Assignment) -> AsyncGenerator[Piece, None]:
     """How long the body was, read as it came."""
     total = 0
     async for chunk in task.chunks():
@@ -41,7 +41,7 @@ class Endless:
         self.sent = 0
         self.stopped = asyncio.Event()
 
-    async def __call__(self, task: Assignment) -> AsyncIterator[Piece]:
+    async def __call__(self, task: Assignment) -> AsyncGenerator[Piece, None]:
         try:
             while True:
                 yield Piece("x" * 1_000)
@@ -173,7 +173,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
     async def test_openai_events_cross_as_they_are(self) -> None:
         events = [b'{"a":1}', b'{"b":"' + b"y" * 40_000 + b'"}', b'{"usage":{}}']
 
-        async def model(task: Assignment) -> AsyncIterator[Piece]:
+        async def model(task: Assignment) -> AsyncGenerator[Piece, None]:
             self.assertEqual(json.loads(await task.body())["messages"], [])
             for event in events:
                 yield Piece(len(event).to_bytes(4, "little") + event)
@@ -189,7 +189,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
     async def test_refusals_are_typed_and_advise(self) -> None:
         client = await self.client()
         _, model = await self.offered(echo)
-        expected = {
+        expected: dict[Code, dict[str, Any]] = {
             Code.MODEL_UNKNOWN: dict(model="nobody/has-this"),
             Code.INVALID_REQUEST: dict(deadline_ms=client.session.welcome.max_deadline_ms + 1),
             Code.UNSUPPORTED: dict(budget=1),
@@ -207,7 +207,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
     async def test_the_first_supplier_dies_before_output_and_the_second_answers(self) -> None:
         name, taken = self.new_name(), asyncio.Event()
 
-        async def hang(task: Assignment) -> AsyncIterator[Piece]:
+        async def hang(task: Assignment) -> AsyncGenerator[Piece, None]:
             taken.set()
             await asyncio.sleep(60)
             yield Piece("never")
@@ -233,11 +233,11 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
         self.assertGreater(caught.exception.result.output_tokens, 0)
 
     async def test_what_a_model_raises_becomes_its_code(self) -> None:
-        async def refuse(task: Assignment) -> AsyncIterator[Piece]:
+        async def refuse(task: Assignment) -> AsyncGenerator[Piece, None]:
             raise UpstreamRefused(b'{"error":"no"}')
             yield Piece("")
 
-        async def break_off(task: Assignment) -> AsyncIterator[Piece]:
+        async def break_off(task: Assignment) -> AsyncGenerator[Piece, None]:
             raise UpstreamUnavailable
             yield Piece("")
 
@@ -269,7 +269,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
     async def test_a_draining_supplier_ends_what_runs_and_gets_nothing_new(self) -> None:
         gate = asyncio.Event()
 
-        async def gated(task: Assignment) -> AsyncIterator[Piece]:
+        async def gated(task: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("begun ")
             await gate.wait()
             yield Piece("done")
@@ -291,7 +291,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
     async def test_a_withdrawn_offer_runs_on_but_takes_nothing_new(self) -> None:
         gate = asyncio.Event()
 
-        async def gated(task: Assignment) -> AsyncIterator[Piece]:
+        async def gated(task: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("begun ")
             await gate.wait()
             yield Piece("done")
@@ -314,7 +314,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
         self.addCleanup(setattr, TaskTests, "broker", shared)
         gate = asyncio.Event()
 
-        async def gated(task: Assignment) -> AsyncIterator[Piece]:
+        async def gated(task: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("begun ")
             await gate.wait()
             yield Piece("done")
@@ -367,7 +367,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
             await process.wait()
 
     async def test_text_is_split_at_code_points(self) -> None:
-        async def long(task: Assignment) -> AsyncIterator[Piece]:
+        async def long(task: Assignment) -> AsyncGenerator[Piece, None]:
             yield Piece("€" * 30_000)
 
         _, model = await self.offered(long)

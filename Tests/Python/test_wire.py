@@ -6,6 +6,7 @@ import json
 import random
 import re
 import unittest
+from collections.abc import Callable
 from typing import Any
 
 from support import ROOT
@@ -72,6 +73,7 @@ class VectorTests(unittest.TestCase):
                     self.assertIsNone(frame)
                     continue
                 increment = fields.pop("increment", None)
+                assert frame is not None
                 if isinstance(frame, wire.Tokens):
                     counted = 0 if header.flags & Flag.ERROR else header.tokens
                     self.assertEqual(counted, increment)
@@ -115,7 +117,7 @@ def random_frame(source: random.Random) -> wire.Frame:
     model = text("aZ09._:/@-", 1, 88)
     body = source.randbytes(source.choice([0, 1, 1_024, 9_000]))
     reads, outs = number(32), number(32)
-    return source.choice([
+    makers: list[Callable[[], wire.Frame]] = [
         lambda: wire.Ping(number(64)),
         lambda: wire.Credit(number(62)),
         lambda: wire.Grant(number(32), source.randint(0, 65_536)),
@@ -143,7 +145,8 @@ def random_frame(source: random.Random) -> wire.Frame:
             source.randint(1, 2), number(8), number(32), number(32), number(32), number(32),
             number(62), source.choice([(), (number(64), number(64), number(64))])),
         lambda: wire.Body(body), lambda: wire.Tokens(body),
-    ])()
+    ]
+    return source.choice(makers)()
 
 
 class PropertyTests(unittest.TestCase):

@@ -51,10 +51,10 @@ class WorkerTests(ScriptedBroker):
         await process.wait()
 
     def assign(self, body: bytes, credit: int = CREDIT, size: int | None = None,
-               **fields: int) -> wire.Assign:
+               deadline_ms: int = 20_000) -> wire.Assign:
         """An ASSIGN of offer 1."""
         return wire.Assign(7, 1, 1, len(body) if size is None else size, body, credit=credit,
-                           **{"deadline_ms": 20_000, **fields})
+                           deadline_ms=deadline_ms)
 
     async def answer(self, script: Script) -> tuple[bytes, wire.End]:
         """The rest of an answer on stream 1, each piece of it whole text [P3]."""

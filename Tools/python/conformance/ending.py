@@ -210,7 +210,7 @@ def lost_client_frees_its_slots(lab: Lab) -> None:
 
 @case("O1", "C12", "E4", seconds=30)
 def streams_keep_apart(lab: Lab) -> None:
-    """Answers of 16 streams that arrive mixed reach their own clients in order, each with its sum."""
+    """Answers of 16 streams that come mixed reach their own clients in order, with their sums."""
     supplier, model = lab.serve(slots=16)
     clients = [lab.client(), lab.client()]
     runs = [lab.run(clients[number % 2], supplier, model, stream=1 + number // 2)

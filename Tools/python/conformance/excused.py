@@ -14,7 +14,7 @@ EXCUSED = {
     "E11": "about suppliers",
     "G2": "needs a broker that drains: an operator's command; Tests/Python shows it",
     "G3": "needs a broker that drains: an operator's command; Tests/Python shows it",
-    "O2": "an order inside the broker's own queue; only its delay is visible, and no rule bounds it",
+    "O2": "an order in the broker's own queue; only its delay is seen, and no rule bounds that",
     "O3": "fairness shows only in times",
     "O4": "a socket option of the sender",
     "Y1": "about the broker's files and memory",

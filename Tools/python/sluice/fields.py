@@ -47,9 +47,9 @@ class Reader:
 
     def fields(self, layout: struct.Struct) -> tuple[int, ...]:
         """The numbers of a layout."""
-        return layout.unpack(self.bytes(layout.size))
+        return layout.unpack(self.take(layout.size))
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         """The next bytes; too few are ``truncated``."""
         end = self._offset + count
         require(end <= len(self._payload), "truncated")
@@ -59,7 +59,7 @@ class Reader:
 
     def rest(self) -> bytes:
         """Whatever is left."""
-        return self.bytes(len(self._payload) - self._offset)
+        return self.take(len(self._payload) - self._offset)
 
     def finish(self) -> None:
         """Refuses bytes after the last field [F4]."""
@@ -118,7 +118,7 @@ def _numbers(layout: str) -> tuple[Callable[[bytes], object], Callable[[object],
         require(len(value) == packer.size, "bad_extension")
         return packer.unpack(value)
 
-    return read, lambda value: packer.pack(*value)  # type: ignore[misc]
+    return read, lambda value: packer.pack(*value)
 
 
 def _byte(lowest: int, highest: int) -> tuple[Callable[[bytes], object], Callable[[object], bytes]]:
@@ -127,7 +127,7 @@ def _byte(lowest: int, highest: int) -> tuple[Callable[[bytes], object], Callabl
         require(lowest <= value[0] <= highest)
         return value[0]
 
-    return read, lambda value: bytes([value])  # type: ignore[list-item]
+    return read, lambda value: bytes([value])
 
 
 def _encode(value: object) -> bytes:
@@ -160,7 +160,7 @@ def read_extensions(run: bytes, known: tuple[ExtensionType, ...]) -> dict[str, o
         require(left >= 4, "bad_extension")
         kind, size = reader.fields(_EXTENSION)
         require(kind > last and left >= 4 + size, "bad_extension")
-        value = reader.bytes(size)
+        value = reader.take(size)
         if kind in types:
             found[types[kind].name] = types[kind].read(value)
         else:

@@ -2,7 +2,7 @@
 
 A model is an async generator that takes an ``Assignment`` and yields pieces of the answer:
 
-    async def echo(task: Assignment) -> AsyncIterator[Piece]:
+    async def echo(task: Assignment) -> AsyncGenerator[Piece, None]:
         async for word in words(await task.text()):
             yield Piece(word)
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from . import wire
@@ -115,12 +115,12 @@ class Assignment:
             self._chunks.put_nowait(data)
 
 
-Model = Callable[[Assignment], AsyncIterator[Piece]]
+Model = Callable[[Assignment], AsyncGenerator[Piece, None]]
 
 
 def from_generator(function: Callable[[Assignment, bytes], Iterator[Piece | str]]) -> Model:
     """Makes a model of a plain generator; each step runs on a thread, off the loop."""
-    async def model(task: Assignment) -> AsyncIterator[Piece]:
+    async def model(task: Assignment) -> AsyncGenerator[Piece, None]:
         pieces = function(task, await task.body())
         try:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:

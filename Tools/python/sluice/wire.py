@@ -11,7 +11,7 @@ import dataclasses
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from .codes import (
     HEADER_BYTES, MAX_CREDENTIAL_BYTES, MAX_CREDIT, MAX_EXTENSION_BYTES, MAX_MODEL_BYTES,
@@ -21,6 +21,12 @@ from .fields import (
     AGENT, BROKERS, REGION_OF_OFFER, SUBMIT_EXTENSIONS, TRACE, Reader, WireError, check_model,
     malformed, read_extensions, require, write_extensions,
 )
+
+__all__ = [
+    "FRAMES", "HEADER_BYTES", "Assign", "Body", "Cancel", "Credit", "Decoder", "End", "Error",
+    "Frame", "GoAway", "Grant", "Header", "Hello", "Offer", "Ping", "Pong", "Queued", "Started",
+    "Submit", "Tokens", "Welcome", "WireError", "Withdraw", "pack", "unpack",
+]
 
 _HEADER = struct.Struct("<IBBHI")
 
@@ -92,8 +98,12 @@ class _Plain(Frame):
         """Raises ``WireError`` for a number outside its range."""
 
 
-def _plain(kind: Kind, layout: str) -> Callable[[type], type]:
-    def decorate(cls: type) -> type:
+PlainType = TypeVar("PlainType", bound=_Plain)
+
+
+@dataclass_transform(frozen_default=True)
+def _plain(kind: Kind, layout: str) -> Callable[[type[PlainType]], type[PlainType]]:
+    def decorate(cls: type[PlainType]) -> type[PlainType]:
         cls = dataclass(frozen=True)(cls)
         cls.kind, cls.layout = kind, struct.Struct(layout)
         cls.names = tuple(entry.name for entry in dataclasses.fields(cls))
@@ -266,8 +276,8 @@ class Hello(Frame):
         require(oldest <= newest and role in (1, 2) and kind in (1, 2, 3))
         require(size <= MAX_CREDENTIAL_BYTES and credit <= MAX_CREDIT)
         require(run <= MAX_EXTENSION_BYTES)
-        credential = reader.bytes(size)
-        found = read_extensions(reader.bytes(run), (AGENT,))
+        credential = reader.take(size)
+        found = read_extensions(reader.take(run), (AGENT,))
         reader.finish()
         return cls(role, kind, credential, credit, oldest, newest,
                    **found)  # type: ignore[arg-type]
@@ -303,7 +313,7 @@ class Welcome(Frame):
         reader = Reader(payload)
         version, shard, shards, run, *limits = reader.fields(cls._LAYOUT)
         require(shard < shards and run <= MAX_EXTENSION_BYTES)
-        found = read_extensions(reader.bytes(run), (BROKERS,))
+        found = read_extensions(reader.take(run), (BROKERS,))
         reader.finish()
         welcome = cls(version, shard, shards, *limits, **found)  # type: ignore[arg-type]
         require(1 <= welcome.max_streams <= MAX_STREAMS and welcome.keep_alive_ms >= 1)
@@ -344,8 +354,8 @@ class Offer(Frame):
         *numbers, size, run = reader.fields(cls._LAYOUT)
         require(1 <= size <= MAX_MODEL_BYTES, "invalid_text")
         require(run <= MAX_EXTENSION_BYTES)
-        model = check_model(reader.bytes(size))
-        found = read_extensions(reader.bytes(run), (REGION_OF_OFFER,))
+        model = check_model(reader.take(size))
+        found = read_extensions(reader.take(run), (REGION_OF_OFFER,))
         reader.finish()
         offer = cls(numbers[0], model, *numbers[1:], **found)  # type: ignore[arg-type]
         require(offer.offer >= 1 and max(numbers[2:6]) <= MAX_PRICE)
@@ -406,8 +416,8 @@ class Submit(Frame):
         require(credit <= MAX_CREDIT and budget <= MAX_CREDIT)
         require(1 <= size <= MAX_MODEL_BYTES, "invalid_text")
         require(run <= MAX_EXTENSION_BYTES)
-        model = check_model(reader.bytes(size))
-        found = read_extensions(reader.bytes(run), SUBMIT_EXTENSIONS)
+        model = check_model(reader.take(size))
+        found = read_extensions(reader.take(run), SUBMIT_EXTENSIONS)
         return cls(model, body_bytes, reader.rest(), operation, encoding, priority, preference,
                    deadline, max_input, max_output, max_reasoning, reserve, credit, budget,
                    **found)  # type: ignore[arg-type]
@@ -454,7 +464,7 @@ class Assign(Frame):
          max_output, max_reasoning, run, credit) = reader.fields(cls._LAYOUT)
         require(1 <= operation <= 4 and encoding in (1, 2) and offer >= 1)
         require(credit <= MAX_CREDIT and run <= MAX_EXTENSION_BYTES)
-        found = read_extensions(reader.bytes(run), (TRACE,))
+        found = read_extensions(reader.take(run), (TRACE,))
         return cls(instance, counter, offer, body_bytes, reader.rest(), operation, encoding,
                    priority, deadline, max_input, max_output, max_reasoning, credit,
                    **found)  # type: ignore[arg-type]
