@@ -51,6 +51,11 @@ package struct RunDirectory: Sendable {
     /// False for the fallback in the data directory.
     package let isOnTmpfs: Bool
 
+    package init(path: String, isOnTmpfs: Bool) {
+        self.path = path
+        self.isOnTmpfs = isOnTmpfs
+    }
+
     /// Removes the directory if no instance in it is left to be read; false if one is.
     package func removeIfDrained() -> Bool {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []

@@ -10,33 +10,33 @@ package import TLSEngine
 /// first calls `wait`; it may be built on another.
 @safe
 package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @unchecked Sendable {
-    private var backend: Backend
-    private let limits: TransportLimits
-    private var context: TLSContext
-    private var listener: ListeningSocket?
-    private let bell: EventDescriptor
-    private let signals: SignalDescriptor?
+    var backend: Backend
+    let limits: TransportLimits
+    var context: TLSContext
+    var listener: ListeningSocket?
+    let bell: EventDescriptor
+    let signals: SignalDescriptor?
 
     /// SAFETY: `limits.channelsMax` channels, from `init` to `deinit`.
-    private let channels: UnsafeMutablePointer<Channel>
-    private var freeIndexes: [UInt32]
+    let channels: UnsafeMutablePointer<Channel>
+    var freeIndexes: [UInt32]
     /// Channels with something to send at the next turn.
-    private var flushes: [UInt32] = []
+    var flushes: [UInt32] = []
     /// Channels that drain or linger.
-    private var leaving: [UInt32] = []
+    var leaving: [UInt32] = []
     /// Received buffers: their length and the next of the same channel.
-    private var bufferCounts: [Int32]
-    private var bufferLinks: [UInt16]
+    var bufferCounts: [Int32]
+    var bufferLinks: [UInt16]
 
-    private var events: [TransportEvent] = []
-    private var turn: UInt64 = 0
-    private var acceptAgainMs: UInt64 = 0
-    private var tally = TransportCounters()
+    var events: [TransportEvent] = []
+    var turn: UInt64 = 0
+    var acceptAgainMs: UInt64 = 0
+    var tally = TransportCounters()
 
     /// Connections that have an identity, unfinished handshakes included.
-    package private(set) var channelCount = 0
+    package internal(set) var channelCount = 0
     /// Channels whose handshake is not complete.
-    package private(set) var handshakingCount = 0
+    package internal(set) var handshakingCount = 0
 
     /// Serves `listener` (nil: only adopted connections) under `context`. `stop` is the one place
     /// where signals arrive, so at most one server of a process gets it.
@@ -109,7 +109,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// Other threads ring it to end a `wait`.
     package var doorbell: Doorbell { bell.doorbell }
 
-    private mutating func handle(_ completion: Completion) {
+    mutating func handle(_ completion: Completion) {
         switch completion {
         case .accepted(let stream): accepted(stream)
         case .acceptFailed: acceptFailed()
@@ -131,7 +131,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
 
     // MARK: Opening
 
-    private mutating func accepted(_ stream: StreamNumber) {
+    mutating func accepted(_ stream: StreamNumber) {
         tally.accepted += 1
         guard isAccepting else { return refuse(stream) }
         if limits.handsOverAccepted {
@@ -159,11 +159,11 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         return ChannelID(index: index, generation: generation)
     }
 
-    private func refuse(_ stream: StreamNumber) {
+    func refuse(_ stream: StreamNumber) {
         LinuxIO.refuse(stream)
     }
 
-    private mutating func acceptFailed() {
+    mutating func acceptFailed() {
         guard isAccepting else { return }
         tally.acceptPauses += 1
         acceptAgainMs = MonotonicClock.nowMs + limits.acceptPauseMs
@@ -187,7 +187,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
 
     // MARK: Receiving
 
-    private mutating func received(_ slot: UInt32, _ buffer: UInt16, _ count: Int) {
+    mutating func received(_ slot: UInt32, _ buffer: UInt16, _ count: Int) {
         let index = Int(slot)
         tally.bytesReceived &+= UInt64(count)
         switch unsafe channels[index].phase {
@@ -202,7 +202,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         }
     }
 
-    private mutating func hold(_ buffer: UInt16, _ count: Int, for index: Int) {
+    mutating func hold(_ buffer: UInt16, _ count: Int, for index: Int) {
         bufferCounts[Int(buffer)] = Int32(count)
         bufferLinks[Int(buffer)] = .max
         if unsafe channels[index].lastBuffer == .max {
@@ -221,13 +221,13 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     /// Reports that there is something to read, once a turn.
-    private mutating func note(_ index: Int) {
+    mutating func note(_ index: Int) {
         guard unsafe channels[index].notedTurn != turn else { return }
         unsafe channels[index].notedTurn = turn
         events.append(.received(identity(index)))
     }
 
-    private mutating func receiveEnded(_ slot: UInt32, _ code: Int32) {
+    mutating func receiveEnded(_ slot: UInt32, _ code: Int32) {
         let index = Int(slot)
         unsafe channels[index].endCode = code
         switch unsafe channels[index].phase {
@@ -245,12 +245,12 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         }
     }
 
-    private mutating func shutAfterEnd(_ index: Int) {
+    mutating func shutAfterEnd(_ index: Int) {
         shut(index, unsafe channels[index].endCode == 0 ? .truncated : .connectionLost)
     }
 
     /// Lends the session its next buffer and gives back the one that it used up.
-    private mutating func feedNext(_ index: Int) -> Bool {
+    mutating func feedNext(_ index: Int) -> Bool {
         returnUsedBuffer(index)
         let buffer = unsafe channels[index].firstBuffer
         guard buffer != .max, unsafe !channels[index].isFirstLent else { return false }
@@ -260,7 +260,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         return true
     }
 
-    private mutating func returnUsedBuffer(_ index: Int) {
+    mutating func returnUsedBuffer(_ index: Int) {
         guard unsafe channels[index].isFirstLent,
             unsafe channels[index].session?.unreadCiphertextBytes ?? 0 == 0
         else { return }
@@ -273,7 +273,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         }
     }
 
-    private mutating func returnFirstBuffer(_ index: Int) {
+    mutating func returnFirstBuffer(_ index: Int) {
         let buffer = unsafe channels[index].firstBuffer
         unsafe channels[index].firstBuffer = bufferLinks[Int(buffer)]
         if unsafe channels[index].firstBuffer == .max { unsafe channels[index].lastBuffer = .max }
@@ -282,12 +282,12 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         backend.recycle(buffer)
     }
 
-    private func hasUnread(_ index: Int) -> Bool {
+    func hasUnread(_ index: Int) -> Bool {
         unsafe channels[index].heldBuffers > 0
             || channels[index].session?.hasOpenedBytes ?? false
     }
 
-    private mutating func shakeHands(_ index: Int) {
+    mutating func shakeHands(_ index: Int) {
         if unsafe channels[index].session == nil {
             guard let session = try? TLSSession(context: context) else {
                 return shut(index, .handshakeFailed)
@@ -345,7 +345,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     @unsafe
-    private mutating func open(
+    mutating func open(
         _ index: Int, into target: UnsafeMutableBufferPointer<UInt8>
     ) -> Int {
         guard let base = target.baseAddress else { return 0 }
@@ -407,18 +407,18 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         wantFlush(index)
     }
 
-    private mutating func flushOutput(_ index: Int) {
+    mutating func flushOutput(_ index: Int) {
         if unsafe channels[index].session?.outputBytes ?? 0 > 0 { wantFlush(index) }
     }
 
-    private mutating func wantFlush(_ index: Int) {
+    mutating func wantFlush(_ index: Int) {
         unsafe channels[index].wantsFlush = true
         guard unsafe !channels[index].isListed else { return }
         unsafe channels[index].isListed = true
         flushes.append(UInt32(index))
     }
 
-    private mutating func startSends() {
+    mutating func startSends() {
         for slot in flushes {
             unsafe channels[Int(slot)].isListed = false
             startSend(Int(slot))
@@ -427,7 +427,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     /// Hands everything sealed to the backend, unless a send is in flight.
-    private mutating func startSend(_ index: Int) {
+    mutating func startSend(_ index: Int) {
         switch unsafe channels[index].phase {
         case .handshaking, .established, .draining: break
         case .free, .lingering, .closing: return
@@ -445,7 +445,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         unsafe channels[index].sending = consume block
     }
 
-    private mutating func sent(_ slot: UInt32, _ count: Int, _ code: Int32) {
+    mutating func sent(_ slot: UInt32, _ count: Int, _ code: Int32) {
         let index = Int(slot)
         tally.bytesSent &+= UInt64(count)
         unsafe channels[index].sentBytes += count
@@ -463,7 +463,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     /// Sends what a short send left over; false when nothing is.
-    private mutating func continueSend(_ index: Int) -> Bool {
+    mutating func continueSend(_ index: Int) -> Bool {
         let done = unsafe channels[index].sentBytes
         switch unsafe channels[index].sending {
         case .some(let block):
@@ -472,143 +472,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             return true
         case .none:
             return false
-        }
-    }
-
-    // MARK: Closing
-
-    /// Closes a channel; `closed` follows in a later turn.
-    ///
-    /// `afterSending`: first sends what is sealed and a goodbye, for at most `drainMs`; nothing
-    /// more is read. Otherwise at once.
-    @specialized(where Backend == RingBackend)
-    @specialized(where Backend == EpollBackend)
-    package mutating func close(_ channel: ChannelID, afterSending: Bool) {
-        guard let index = find(channel) else { return }
-        let phase = unsafe channels[index].phase
-        if afterSending {
-            guard phase == .established else {
-                if phase == .handshaking { shut(index, .local) }
-                return
-            }
-            unsafe channels[index].session?.sealGoodbye()
-            drain(index, .local, withinMs: limits.drainMs)
-        } else {
-            shut(index, .local)
-        }
-    }
-
-    /// Ends a channel after a TLS failure: its alert still goes out.
-    private mutating func fail(_ index: Int, _ failure: TLSFailure, orElse reason: CloseReason) {
-        switch failure {
-        case .closedByPeer:
-            unsafe channels[index].session?.sealGoodbye()
-            drain(index, .closedByPeer, withinMs: limits.drainMs)
-        case .tooManyKeyUpdates:
-            tally.keyUpdatesRefused += 1
-            shut(index, .tooManyKeyUpdates)
-        case .outputOverflow:
-            shut(index, .tooManyKeyUpdates)
-        case .handshake, .protocolViolation:
-            drain(index, reason, withinMs: limits.alertMs)
-        }
-    }
-
-    private mutating func drain(_ index: Int, _ reason: CloseReason, withinMs: UInt64) {
-        if unsafe channels[index].phase == .handshaking { handshakingCount -= 1 }
-        unsafe channels[index].phase = .draining
-        unsafe channels[index].closeReason = reason
-        unsafe channels[index].deadlineMs = MonotonicClock.nowMs + withinMs
-        leaving.append(UInt32(index))
-        returnBuffers(index)
-        resumeReceiving(index)
-        wantFlush(index)
-    }
-
-    /// Once everything is out: no more sending, and on to the peer's end of stream. Closing with
-    /// unread bytes would send a reset, which can destroy what the peer has not read yet.
-    private mutating func finishIfDrained(_ index: Int) {
-        guard unsafe channels[index].phase == .draining, unsafe channels[index].sending == nil,
-            unsafe channels[index].session?.outputBytes ?? 0 == 0
-        else { return }
-        if unsafe channels[index].endCode >= 0 {
-            return shut(index, .local)
-        }
-        backend.finishSending(UInt32(index))
-        unsafe channels[index].phase = .lingering
-    }
-
-    /// Closes the socket at once. The reason counts unless the channel has one already.
-    private mutating func shut(_ index: Int, _ reason: CloseReason) {
-        switch unsafe channels[index].phase {
-        case .free, .closing:
-            return
-        case .handshaking:
-            handshakingCount -= 1
-            if reason == .handshakeFailed { tally.handshakeFailures += 1 }
-            unsafe channels[index].closeReason = reason
-        case .established:
-            unsafe channels[index].closeReason = reason
-        case .draining, .lingering:
-            break
-        }
-        unsafe channels[index].phase = .closing
-        returnBuffers(index)
-        backend.close(UInt32(index))
-    }
-
-    private mutating func returnBuffers(_ index: Int) {
-        unsafe channels[index].session?.dropCiphertext()
-        while unsafe channels[index].firstBuffer != .max { returnFirstBuffer(index) }
-    }
-
-    /// A channel that leaves reads on, only to see the peer's end.
-    private mutating func resumeReceiving(_ index: Int) {
-        guard unsafe channels[index].isPaused else { return }
-        unsafe channels[index].isPaused = false
-        backend.setReceiving(UInt32(index), true)
-    }
-
-    private mutating func closed(_ slot: UInt32) {
-        let index = Int(slot)
-        let channel = identity(index)
-        let reason = unsafe channels[index].closeReason
-        let isListed = unsafe channels[index].isListed
-        unsafe channels[index] = Channel()
-        unsafe channels[index].isListed = isListed
-        unsafe channels[index].generation = channel.generation &+ 1
-        freeIndexes.append(slot)
-        channelCount -= 1
-        events.append(.closed(channel, reason))
-        if acceptAgainMs != 0 { acceptAgain() }
-    }
-
-    /// Ends what drains or lingers too long, and resumes accepting.
-    private mutating func checkDeadlines(nowMs: UInt64) {
-        if acceptAgainMs != 0, nowMs >= acceptAgainMs { acceptAgain() }
-        var kept = 0
-        for position in leaving.indices {
-            let slot = leaving[position]
-            switch unsafe channels[Int(slot)].phase {
-            case .draining, .lingering:
-                if unsafe nowMs < channels[Int(slot)].deadlineMs {
-                    leaving[kept] = slot
-                    kept += 1
-                } else {
-                    shut(Int(slot), .local)
-                }
-            case .free, .handshaking, .established, .closing:
-                break
-            }
-        }
-        leaving.removeSubrange(kept...)
-    }
-
-    private mutating func acceptAgain() {
-        acceptAgainMs = 0
-        switch listener {
-        case .some(let socket): backend.startAccepting(socket)
-        case .none: break
         }
     }
 
@@ -621,12 +484,12 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         return counters
     }
 
-    private func identity(_ index: Int) -> ChannelID {
+    func identity(_ index: Int) -> ChannelID {
         ChannelID(index: UInt32(index), generation: unsafe channels[index].generation)
     }
 
     /// The place of a channel that is open.
-    private func find(_ channel: ChannelID) -> Int? {
+    func find(_ channel: ChannelID) -> Int? {
         let index = Int(channel.index)
         guard index < limits.channelsMax,
             unsafe channels[index].generation == channel.generation,

@@ -1,5 +1,7 @@
 import Development
 import Foundation
+import SluiceRecordFormat
+import Store
 import Testing
 
 struct SecretTests {
