@@ -37,7 +37,7 @@ final class Program {
         outputFile = base.appendingPathExtension("out")
         errorFile = base.appendingPathExtension("err")
         for file in [outputFile, errorFile] {
-            FileManager.default.createFile(atPath: file.path, contents: nil)
+            _ = FileManager.default.createFile(atPath: file.path, contents: nil)
         }
         process.executableURL = Self.folder.appendingPathComponent(name)
         process.arguments = arguments
