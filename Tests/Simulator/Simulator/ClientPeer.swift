@@ -57,7 +57,7 @@ final class ClientPeer: Peer {
     var isIdle: Bool { leftToSubmit == 0 && works.isEmpty }
 
     var dueUs: UInt64 {
-        guard isConnected else { return .max }
+        guard isConnected, !isOver else { return .max }
         var due: UInt64 = isWelcomed && leftToSubmit > 0 && !isDraining ? nextSubmitUs : .max
         for work in works {
             due = min(due, work.cancelAtUs, work.unread.first?.dueUs ?? .max)
@@ -140,6 +140,9 @@ final class ClientPeer: Peer {
         if !isProbing, !options.isCalm, setting.random.chance(3) {
             submission.model = simulatedModel(99)
         }
+        if !isProbing, !options.isCalm, setting.random.chance(3) {
+            submission.filters.region = ShortText("nowhere")
+        }
         do throws(ClientSession.SubmitRefusal) {
             let handle = try session.submit(submission)
             var work = Work(handle: handle, serial: serial)
@@ -196,6 +199,7 @@ final class ClientPeer: Peer {
                 setting.oracle.note("client \(identity) abandons \(task?.description ?? "-")")
                 works.remove(at: index)
             case .lost(let loss):
+                isWelcomed = false
                 setting.oracle.note("client \(identity) lost: \(loss)")
                 if case .peerViolation(let code) = loss {
                     setting.oracle.fail("client \(identity): the broker broke a rule: \(code)")

@@ -97,6 +97,8 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         var limits = BrokerLimits()
         limits.connections = 48
         limits.openTasks = 512
+        if drains { limits.drainMs = 1_500 }
+        if supplyChanges { limits.absentModelMs = 300 }
         if tinyArena {
             limits.bodyArenaBytes = 64 * 1_024
             limits.answerArenaBytes = 96 * 1_024

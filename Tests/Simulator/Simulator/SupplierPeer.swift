@@ -52,7 +52,7 @@ final class SupplierPeer: Peer {
     var grantedSlots: Int { isWelcomed ? offers.count * setting.options.slotsPerOffer : 0 }
 
     var dueUs: UInt64 {
-        guard isConnected else { return .max }
+        guard isConnected, !isOver else { return .max }
         var due = nextChangeUs
         for job in jobs where !job.isWaiting { due = min(due, job.nextUs) }
         return due
@@ -208,6 +208,8 @@ final class SupplierPeer: Peer {
             case .overdue, .abandoned, .finished: break
             case .draining: break
             case .lost(let loss):
+                isWelcomed = false
+                jobs = []
                 setting.oracle.note("supplier \(identity) lost: \(loss)")
                 if case .peerViolation(let code) = loss {
                     setting.oracle.fail("supplier \(identity): the broker broke a rule: \(code)")

@@ -5,7 +5,8 @@
 #endif
 import Simulator
 
-/// `simulate --seeds A..B [--json]`: runs each seed twice and reports.
+/// `simulate --seeds A..B [--json]`: runs each seed twice and reports. With `--options` it only
+/// says what each seed turns on.
 @main
 struct Simulate {
     static func main() {
@@ -21,6 +22,9 @@ struct Simulate {
                 else { return usage() }
                 seeds = first...last
             case "--json": isJSON = true
+            case "--options":
+                for seed in seeds { print("seed \(seed): \(SimulationOptions(seed: seed))") }
+                return
             default: return usage()
             }
         }
@@ -30,7 +34,7 @@ struct Simulate {
     }
 
     private static func usage() {
-        print("simulate --seeds A..B [--json]")
+        print("simulate --seeds A..B [--json | --options]")
         exit(2)
     }
 }
