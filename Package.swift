@@ -209,6 +209,9 @@ let simulatorTargets: [Target] = [
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
+    tests(
+        "SluiceTestingTests", in: "SDK",
+        uses: ["SluiceWire", "SluiceClient", "SluiceSupplier", "SluiceTesting"]),
 ]
 
 /// Programs of this package's own developers: `Tools/` sets the variable.
@@ -222,6 +225,12 @@ let toolTargets: [Target] =
     ] : []
 
 let testTargets: [Target] = [
+    tests(
+        "SluiceBrokerCoreTests", in: "Core",
+        uses: [
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
+            "SluiceInMemory",
+        ]),
     tests(
         "DevelopmentTests", in: "Product",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),

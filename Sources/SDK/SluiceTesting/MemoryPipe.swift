@@ -77,6 +77,16 @@ package final class MemoryPipe: BytePipe {
     }
 
     package func close() async {
+        shut()
+    }
+
+    /// What `send` does, for a caller that cannot wait.
+    package func sendNow(_ bytes: [UInt8]) throws(TransportError) {
+        try outbound.append(bytes)
+    }
+
+    /// What `close` does, for a caller that cannot wait.
+    package func shut() {
         outbound.close()
         inbound.close()
     }

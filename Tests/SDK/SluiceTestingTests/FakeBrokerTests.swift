@@ -1,0 +1,94 @@
+import SluiceClient
+import SluiceSupplier
+import SluiceTesting
+import SluiceWire
+import Testing
+
+@Suite("FakeBroker", .timeLimit(.minutes(1))) struct FakeBrokerTests {
+    @Test("a task runs through the real core to its end")
+    func completes() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { task, out in
+                try await out.write("one ", tokens: 1)
+                try await out.write("two", tokens: 2)
+                return Usage(inputTokens: 5, outputTokens: 3)
+            }
+            let answer = broker.client.stream(.chat("m", "x"))
+            var text = ""
+            for try await chunk in answer { text += chunk.text ?? "" }
+            #expect(text == "one two")
+            let completion = try await answer.completion()
+            #expect(completion.usage == Usage(inputTokens: 5, outputTokens: 3))
+        }
+    }
+
+    @Test("a supplier lost after output ends the task with exact usage, and comes back")
+    func supplierLost() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, out in
+                try await out.write("hi", tokens: 1)
+                try await out.write(" there", tokens: 1)
+                return Usage(inputTokens: 1, outputTokens: 2)
+            }
+            broker.loseSupplier(afterTokens: 1)
+            var delivered: UInt32?
+            do {
+                for try await _ in broker.client.stream(.chat("m", "x")) {}
+            } catch SluiceError.supplierLost(let receipt) {
+                delivered = receipt.usage.outputTokens
+            }
+            #expect(delivered == 1 || delivered == 2)
+            let again = try await broker.client.perform(.chat("m", "x"))
+            #expect(again.text == "hi there")
+        }
+    }
+
+    @Test("a deadline passes when the test lets time pass")
+    func deadline() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, out in
+                try await out.write("hi", tokens: 1)
+                try await Task.sleep(for: .seconds(3_600))
+                return Usage()
+            }
+            let answer = broker.client.stream(.chat("m", "x") { $0.deadline = .seconds(5) })
+            var iterator = answer.makeAsyncIterator()
+            let first = try await iterator.next()
+            #expect(first?.text == "hi")
+            await broker.advance(by: .seconds(8))
+            do {
+                while try await iterator.next() != nil {}
+                Issue.record("no deadline")
+            } catch {
+                #expect(error.code == .deadlineExceeded)
+            }
+        }
+    }
+
+    @Test("an unknown model is rejected; a draining broker takes nothing")
+    func rejections() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, _ in Usage() }
+            do {
+                _ = try await broker.client.perform(.chat("other", "x"))
+                Issue.record("taken")
+            } catch {
+                #expect(error.code == .modelUnknown)
+            }
+        }
+    }
+
+    @Test("a lost client connection ends its tasks and is made again")
+    func clientLost() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, out in
+                try await out.write("hi", tokens: 1)
+                return Usage(outputTokens: 1)
+            }
+            _ = try await broker.client.perform(.chat("m", "x"))
+            broker.loseClient()
+            let again = try await broker.client.perform(.chat("m", "x"))
+            #expect(again.text == "hi")
+        }
+    }
+}
