@@ -26,7 +26,8 @@ struct ClientTests {
             let (stream, submit, body) = try await connection.acceptTask()
             #expect(submit.model.description == "m")
             #expect(submit.budget == 2_000)
-            #expect(submit.terms.deadlineMs > 19_000 && submit.terms.deadlineMs <= 20_000)
+            // What is left of it when SUBMIT goes out: never more, however slow the machine is.
+            #expect((1...20_000).contains(submit.terms.deadlineMs))
             #expect(String(decoding: body, as: UTF8.self) == "Why?")
             try await connection.send(
                 tokenBytes(stream, Array("Be".utf8)) + tokenBytes(stream, Array("cause".utf8))
