@@ -318,10 +318,13 @@ final class SupplierCore: Sendable {
         } catch {
             code = .supplierFailed
         }
-        if code != .completed,
-            case .cancelled(let reason) = connection.link.command({ $0.state(of: handle) })
-        {
-            code = reason
+        if code != .completed {
+            if case .cancelled(let reason) = connection.link.command({ $0.state(of: handle) }) {
+                code = reason
+            } else if task.deadlineRemaining == .zero {
+                // It stopped by itself because its time is over, before the broker said so [D5].
+                code = .deadlineExceeded
+            }
         }
         let claim = connection.link.command {
             $0.end(handle, code: code, finishReason: writer.finishReason, usage: usage)
