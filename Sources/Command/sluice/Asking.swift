@@ -44,10 +44,25 @@ struct Asking {
             finish(try await answer.completion())
             return .done
         } catch {
+            let error = await Self.lastWord(on: answer, after: error)
             let status = progress.status(of: error)
             if isJSON { Output.line(Self.line(of: error)) }
             Output.note(progress.sentence(of: error))
             return status
+        }
+    }
+
+    /// After a cancel the broker still says what was delivered and charged; to leave before would
+    /// look to it like a lost client.
+    private static func lastWord(
+        on answer: Answer, after error: SluiceError
+    ) async -> SluiceError {
+        guard case .cancelled = error else { return error }
+        do throws(SluiceError) {
+            _ = try await answer.completion()
+            return error
+        } catch {
+            return error
         }
     }
 

@@ -12,7 +12,6 @@ package enum ChildName: String, CaseIterable, Sendable {
 struct ChildReport: Decodable, Sendable {
     var event: String
     var port: Int?
-    var model: String?
     var models: [String]?
 }
 

@@ -13,6 +13,9 @@ package actor Supervisor {
     private static let drainTimeout = Duration.seconds(40)
     /// A child that lived shorter than this waits before its next start.
     private static let stableAfter = Duration.seconds(1)
+    /// From the worker's word that it is connected until its offers, which go out right behind
+    /// it, have surely reached the broker.
+    private static let offerTravelTime = Duration.milliseconds(100)
 
     private let home: DevelopmentHome
     private let run: RunDirectory
@@ -28,7 +31,9 @@ package actor Supervisor {
     private var quickDeaths: [ChildName: Int] = [:]
     private var restarting: Set<ChildName> = []
     private var port: Int
+    /// What the running worker offers, and whether it has a connection to the broker.
     private var models: Set<String> = []
+    private var isWorkerConnected = false
     private var isStopping = false
     private var timer = 0
 
@@ -83,6 +88,7 @@ package actor Supervisor {
             try spawn(name)
             guard try await waitUntilReady(name, &iterator) else { return false }
         }
+        try? await Task.sleep(for: Self.offerTravelTime)
         var pids = JSONLine()
         for name in ChildName.allCases { pids.add(name.rawValue, children[name]?.pid) }
         var line = JSONLine()
@@ -169,6 +175,7 @@ package actor Supervisor {
     private func spawn(_ name: ChildName) throws(DevelopmentError) {
         let number = (starts[name] ?? 0) + 1
         starts[name] = number
+        if name == .worker { (models, isWorkerConnected) = ([], false) }
         children[name] = try ChildProcess(
             name, run: number, path: options.programs + "/" + name.program,
             arguments: arguments(of: name),
@@ -208,12 +215,16 @@ package actor Supervisor {
         case (.sidecar, "ready"):
             return true
         case (.worker, "offered"):
-            models.formUnion(report.models ?? [])
-            if let model = report.model { models.insert(model) }
-            return !models.isEmpty && models.isSuperset(of: options.expectedModels)
+            models = Set(report.models ?? [])
+        case (.worker, "connected"):
+            isWorkerConnected = true
+        case (.worker, "disconnected"):
+            isWorkerConnected = false
+            return false
         default:
             return false
         }
+        return isWorkerConnected && !models.isEmpty && models.isSuperset(of: options.expectedModels)
     }
 
     private func restartLater(_ child: ChildName, status: Int32) {
