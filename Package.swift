@@ -209,20 +209,37 @@ let simulatorTargets: [Target] = [
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
+    .target(
+        name: "FuzzTargets",
+        dependencies: [
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
+            "SluiceInMemory",
+        ],
+        path: "Tests/Fuzz/FuzzTargets", swiftSettings: settings),
+    tests("FuzzTests", in: "Fuzz", uses: ["SluiceBrokerCore", "FuzzTargets"]),
     tests(
         "SluiceTestingTests", in: "SDK",
         uses: ["SluiceWire", "SluiceClient", "SluiceSupplier", "SluiceTesting"]),
 ]
 
 /// Programs of this package's own developers: `Tools/` sets the variable.
-let isToolBuild = Context.environment["SLUICE_TOOLS"] != nil
 let toolTargets: [Target] =
-    isToolBuild
-    ? [
-        .executableTarget(
-            name: "simulate", dependencies: ["Simulator"], path: "Tests/Simulator/simulate",
-            swiftSettings: settings)
-    ] : []
+    switch Context.environment["SLUICE_TOOLS"] {
+    case nil: []
+    // The fuzzers have no `main` of their own: libFuzzer brings it.
+    case "fuzz":
+        ["frame", "core"].map {
+            .executableTarget(
+                name: "fuzz-\($0)", dependencies: ["FuzzTargets"],
+                path: "Tests/Fuzz/fuzz-\($0)", swiftSettings: testSettings)
+        }
+    default:
+        [
+            .executableTarget(
+                name: "simulate", dependencies: ["Simulator"], path: "Tests/Simulator/simulate",
+                swiftSettings: settings)
+        ]
+    }
 
 let testTargets: [Target] = [
     tests(
