@@ -460,7 +460,7 @@ package struct Simulation: ~Copyable {
         case 2 where options.brokerCrashes && !isBrokerDown && faults.chance(40):
             broker.instance.die(afterWrites: faults.pick([0, 1, 2, 3, 4, 5, 8, 20]))
             turn()
-        case 3 where options.drains && !isBrokerDown && !isDraining && faults.chance(30):
+        case 3 where options.drains && !isBrokerDown && !isDraining && faults.chance(70):
             isDraining = true
             oracle.count("drain")
             broker.drain(nowUs: nowUs)

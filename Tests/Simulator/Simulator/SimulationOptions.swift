@@ -72,7 +72,7 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         deafReaders = random.chance(15)
         shortDeadlines = random.chance(25)
         cancels = random.chance(35)
-        drains = random.chance(10)
+        drains = random.chance(20)
         revocations = random.chance(15)
         brokerCrashes = random.chance(25)
         supplyChanges = random.chance(25)
