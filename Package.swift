@@ -83,6 +83,7 @@ let modules: [Module] = [
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
     Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
 
+    Module(.runtime, "LockFree"),
     Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
     Module(.runtime, "LinuxIO", uses: ["CLinuxIO"]),
     Module(.runtime, "TLSEngine", uses: ["COpenSSL", "ContentArena"]),
@@ -115,8 +116,8 @@ let modules: [Module] = [
     Module(
         .product, "Broker",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "ContentArena", "LinuxIO",
-            "TLSEngine", "SecureTransport", "SharedMemory",
+            "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "LockFree", "ContentArena",
+            "LinuxIO", "TLSEngine", "SecureTransport", "SharedMemory",
         ]),
     Module(
         .product, "Worker", uses: ["SluiceWire", "SluiceSupplier"],
@@ -276,7 +277,8 @@ let testTargets: [Target] = [
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
-    tests("ContentArenaTests", in: "Runtime", uses: ["ContentArena"]),
+    tests("LockFreeTests", in: "Runtime", uses: ["LockFree", "LinuxIO"]),
+    tests("ContentArenaTests", in: "Runtime", uses: ["LockFree", "LinuxIO", "ContentArena"]),
     tests("TLSEngineTests", in: "Runtime", uses: ["TLSEngine", "ContentArena"]),
     tests("LinuxIOTests", in: "Runtime", uses: ["LinuxIO"]),
     tests(

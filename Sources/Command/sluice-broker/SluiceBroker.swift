@@ -31,6 +31,13 @@ struct SluiceBroker: ParsableCommand {
     @Option(help: "How to talk to the kernel: auto, ring (io_uring) or epoll.")
     var backend = "auto"
 
+    @Option(help: "Threads that serve connections, 1 to 63; by default one a processor.")
+    var shards: Int?
+
+    @Option(
+        help: "Where tasks are matched: shard (the first one's thread), thread (its own) or auto.")
+    var dispatcher = "auto"
+
     @Option(help: "MiB for request bodies.")
     var bodyMemory = 256
 
@@ -43,6 +50,12 @@ struct SluiceBroker: ParsableCommand {
     func validate() throws {
         guard ["auto", "ring", "epoll"].contains(backend) else {
             throw ValidationError("--backend is '\(backend)'; expected auto, ring or epoll")
+        }
+        guard (1...63).contains(shards ?? 1) else {
+            throw ValidationError("--shards is \(shards ?? 0); expected 1 to 63")
+        }
+        guard ["auto", "shard", "thread"].contains(dispatcher) else {
+            throw ValidationError("--dispatcher is '\(dispatcher)'; expected auto, shard or thread")
         }
         guard (1...1_024).contains(bodyMemory), (1...1_024).contains(answerMemory) else {
             throw ValidationError("--body-memory and --answer-memory take 1 to 1024 MiB")
@@ -62,6 +75,9 @@ struct SluiceBroker: ParsableCommand {
         configuration.backend = BackendChoice(rawValue: backend) ?? .automatic
         configuration.limits.bodyArenaBytes = bodyMemory << 20
         configuration.limits.answerArenaBytes = answerMemory << 20
+        configuration.shards = shards ?? min(KernelThread.processorCount, 63)
+        configuration.dispatcherHasThread =
+            dispatcher == "thread" || dispatcher == "auto" && configuration.shards >= 8
         configuration.stopsWithParent = parentPipe
         try BrokerProcess.run(configuration)
     }

@@ -2,7 +2,9 @@ import SluiceWire
 
 /// Every limit of one broker process, with the sums that bound its memory.
 ///
-///     content memory = bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes + one read
+///     content memory = bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes
+///                    + shards × (landingArenaBytes + one read + one record)
+///                    + shards × (shards − 1) × parcelBytes
 ///     answerArenaBytes ≥ Σ over open tasks (reserve r in whole chunks + one chunk)
 ///     control memory ≤ connections × controlBytesMax
 ///     reassembly     ≤ reassemblyArenaBytes, 16 KiB a connection while a frame is cut
@@ -19,6 +21,14 @@ package struct BrokerLimits: Sendable {
     package var answerArenaBytes = 256 * 1_024 * 1_024
     /// Frames of which only a part has arrived, all connections together.
     package var reassemblyArenaBytes = 64 * 1_024 * 1_024
+    /// First body bytes of one shard's tasks that the dispatcher has not decided about, in whole
+    /// chunks: a flood of SUBMIT cannot take the arena before it is admitted.
+    package var landingArenaBytes = 32 * 1_024 * 1_024
+    /// When a SUBMIT that found no landing room may come again.
+    package static let landingRetryMs: UInt32 = 100
+    /// TOKENS frames under way from one shard to one other before its sender packs what follows
+    /// densely.
+    package static let parcelBytes = 8 * 64 * 1_024
     /// Body bytes without stream credit that a connection may have sent and not yet seen taken.
     package var uploadAllowanceBytes: UInt64 = 1_024 * 1_024
     /// Part of the reserves above the floor that one connection may hold.
@@ -64,6 +74,14 @@ package struct BrokerLimits: Sendable {
     package static let quantumBytes = 16_384
 
     package init() {}
+
+    /// Memory for content of a broker with so many shards, in whole chunks.
+    package func arenaBytes(shardCount: Int) -> Int {
+        Self.chunked(
+            bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes
+                + shardCount * landingArenaBytes
+                + shardCount * (shardCount - 1) * Self.parcelBytes)
+    }
 
     /// The reserve r of a task: its floor, and what it asks above it as far as the connection's
     /// extra pool has room.

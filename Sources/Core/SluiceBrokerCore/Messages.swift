@@ -68,6 +68,49 @@ package struct TaskReport: Sendable {
     package var durationUs: UInt64 = 0
 }
 
+/// What opens a task's stream at its supplier's shard. The body is whole and stays where it is
+/// until the supplier's end says that it was sent, or that the stream is over.
+package struct RelayOpening: Sendable {
+    package var client: StreamRef
+    package var supplier: ConnectionRef
+    package var offer: OfferID
+    package var task: TaskID
+    package var terms: TaskTerms
+    package var trace: TraceContext?
+    /// On the monotonic clock that all shards share.
+    package var deadlineMs: UInt64
+    /// Absolute limit of the answer, TOKENS bytes.
+    package var limitBytes: UInt64
+}
+
+/// What the two ends of one task tell each other. A task's client and its supplier may belong to
+/// different shards; where they do, these cross in order, TOKENS frames among them. The client's
+/// stream names the task at both ends.
+///
+/// Every `open` is answered by exactly one of `ended`, `lost`, `undelivered` and `unanswered`, the
+/// last thing that its client hears of that supplier: until then the client's stream waits.
+package enum RelayMessage: Sendable {
+    // Client's end → supplier's end.
+    case open(RelayOpening)
+    /// A new absolute limit of the answer; greater than any before.
+    case limit(StreamRef, limitBytes: UInt64)
+    /// Nothing more is forwarded: tell the supplier.
+    case cancel(StreamRef, WireCode)
+
+    // Supplier's end → client's end.
+    case started(StreamRef, StartedFrame)
+    /// The whole body went out; it is not read again.
+    case bodySent(StreamRef)
+    /// The supplier's END.
+    case ended(StreamRef, EndFrame)
+    /// The supplier's connection is gone.
+    case lost(StreamRef)
+    /// The supplier never heard of the task.
+    case undelivered(StreamRef)
+    /// CANCEL was not answered in time; the supplier's slot stays taken.
+    case unanswered(StreamRef)
+}
+
 /// Shard → dispatcher.
 package enum DispatchRequest: Sendable {
     case authenticate(ConnectionRef, PeerRole, CredentialKind, Digest256)
@@ -80,6 +123,8 @@ package enum DispatchRequest: Sendable {
     case submit(Submission)
     /// The body of an admitted task is whole.
     case bodyComplete(TaskIndex, StreamRef)
+    /// A SUBMIT that the shard refused by itself.
+    case refusedAtShard(ConnectionRef, WireCode)
     /// The submission ended before it was accepted.
     case abandoned(TaskIndex, StreamRef, WireCode)
     /// The supplier's stream of the task is over: its slot is free again.
@@ -107,6 +152,16 @@ package enum ShardMessage: Sendable {
     case assign(StreamRef, ConnectionRef, OfferID, TaskID)
     /// The record is written: END goes out and the stream is free.
     case end(StreamRef, EndFrame)
+
+    /// The shard that it is for: the connection's, or that of the client's stream.
+    package var shard: UInt16 {
+        switch self {
+        case .welcome(let connection), .refuseConnection(let connection, _): connection.shard
+        case .admitted(let stream, _), .accepted(let stream, _, _, _), .refused(let stream, _, _),
+            .assign(let stream, _, _, _), .end(let stream, _):
+            stream.shard
+        }
+    }
 }
 
 /// What a dispatcher call leaves to be done, in order.

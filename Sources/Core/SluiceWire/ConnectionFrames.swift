@@ -129,6 +129,13 @@ package struct WelcomeFrame: Equatable, Sendable {
         }
     }
 
+    /// Size on the wire in bytes, header included.
+    package var frameBytes: Int {
+        var bytes: [UInt8] = []
+        encode(into: &bytes)
+        return bytes.count
+    }
+
     package func encode(into bytes: inout [UInt8]) {
         var extensions = ExtensionWriter()
         if !brokers.isEmpty { extensions.add(ExtensionType.brokers, brokers) }

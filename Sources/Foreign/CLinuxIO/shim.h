@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <netinet/tcp.h>
 #include <arpa/inet.h>
 #include <sched.h>
@@ -261,6 +262,21 @@ static inline int sluice_eventfd(void) {
 static inline int sluice_eventfd_ring(int descriptor) {
     uint64_t one = 1;
     return sluice_result(write(descriptor, &one, sizeof one));
+}
+
+/// Waits until the descriptor is readable, at most `timeout_ms`; 1 when it is, else 0.
+static inline int sluice_wait_readable(int descriptor, int timeout_ms) {
+    struct pollfd one = {descriptor, POLLIN, 0};
+    return poll(&one, 1, timeout_ms) > 0;
+}
+
+/// Processors that this process may use, up to 1,024.
+static inline int sluice_processor_count(void) {
+    unsigned long mask[16] = {0};
+    if (syscall(SYS_sched_getaffinity, 0, sizeof mask, mask) < 0) return 1;
+    int count = 0;
+    for (int word = 0; word < 16; word++) count += __builtin_popcountl(mask[word]);
+    return count;
 }
 
 static inline void sluice_eventfd_drain(int descriptor) {

@@ -15,6 +15,10 @@ package struct BrokerConfiguration: Sendable {
     package var port: UInt16
     package var backend: BackendChoice
     package var limits: BrokerLimits
+    /// Threads that serve connections, 1…63.
+    package var shards: Int
+    /// The dispatcher has a thread of its own instead of sharing shard 0's.
+    package var dispatcherHasThread: Bool
     /// Drain and stop when standard input closes: the parent is gone.
     package var stopsWithParent: Bool
 
@@ -29,6 +33,8 @@ package struct BrokerConfiguration: Sendable {
         port = 7_700
         backend = .automatic
         limits = BrokerLimits()
+        shards = 1
+        dispatcherHasThread = false
         stopsWithParent = false
     }
 }

@@ -1,113 +1,138 @@
 import ContentArena
 import LinuxIO
+import LockFree
 import SecureTransport
 import SharedMemory
 import SluiceBrokerCore
 import SluiceRecordFormat
 import SluiceWire
+import Synchronization
 import TLSEngine
 
-/// The shell of one broker process: one thread, one shard, the dispatcher beside it.
+/// The shell of one shard: one thread, its connections, and beside it, on shard 0, the dispatcher.
 ///
 /// A turn reads top to bottom: what arrived goes to the core, the core's orders are performed,
-/// its requests go to the dispatcher, what is written is published before any answer leaves, and
-/// everything that wants to go out is sealed into as few records as possible. The shell decides
-/// nothing about the protocol.
+/// its requests go to the dispatcher, what is written is published before any answer leaves,
+/// everything that wants to go out is sealed into as few records as possible, and what is for
+/// other threads is shown to them. The shell decides nothing about the protocol.
 struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
-    private var transport: SecureServer<Backend>
-    private var shard: ShardMachine
-    private var dispatcher: Dispatcher
-    private var journal: InstanceJournal
-    private var content: ContentStore
-    private var directory: DirectoryReader
-    private let log: BrokerLog
+    var transport: SecureServer<Backend>
+    var shard: ShardMachine
+    var content: ContentStore
+    /// Where the dispatcher is this thread's.
+    var seat: DispatchSeat?
+    let links: ShardLinks
+    let gauge: ThreadGauge
+    let table: TaskTable
+    let statistics: StatisticsPage
+    let log: BrokerLog
+
+    /// To the dispatcher of another thread, and to each other shard.
+    let requestOutlet: Outlet<DispatchRequest>
+    let parcelOutlets: [Outlet<ShardParcel>]
+    /// By shard: connections that this one handed to it.
+    var connectionsGiven: [Int]
 
     /// By connection index.
-    private var channels: [ChannelID?]
-    private var control: [[UInt8]]
+    var channels: [ChannelID?]
+    var control: [[UInt8]]
 
-    private var output = ShardOutput()
-    private var dispatch = DispatcherOutput()
+    var output = ShardOutput()
     /// Requests that are being handed over, while the core may make new ones.
     private var requests: [DispatchRequest] = []
-    private var closing: [(channel: ChannelID, afterSending: Bool)] = []
-    private var nowUs: UInt64 = 0
+    private var messages: [ShardMessage] = []
+    var closing: [(channel: ChannelID, afterSending: Bool)] = []
+    var nowUs: UInt64 = 0
     private var wallUs: UInt64 = 0
-    private var lastPollUs: UInt64 = 0
-    private var lastSecondUs: UInt64 = 0
-    private var drain = Drain.none
+    private var lastReportUs: UInt64 = 0
+    var stage = DrainStage.serving
+    var closingSinceUs: UInt64 = 0
 
-    private enum Drain {
-        case none
-        /// GO-AWAY is out; tasks run on.
-        case running
-        /// No task is left; connections are closing since then.
-        case closing(sinceUs: UInt64)
-        case done
+    /// What a shard's thread needs to build its loop; plain values and shared handles.
+    struct Plan: Sendable {
+        var index: UInt16
+        var limits: BrokerLimits
+        var instance: UInt64
+        var links: ShardLinks
+        var table: TaskTable
+        var statistics: StatisticsPage
+        var log: BrokerLog
     }
 
-    init(
-        transport: consuming SecureServer<Backend>, journal: consuming InstanceJournal,
-        content: consuming ContentStore, directory: consuming DirectoryReader,
-        limits: BrokerLimits, openTasksMax: Int, log: BrokerLog
-    ) {
-        let startUs = MonotonicClock.nowUs
-        shard = ShardMachine(limits: limits, index: 0, instance: journal.id, nowUs: startUs)
-        dispatcher = Dispatcher(
-            limits: limits, instance: journal.id, openTasksMax: openTasksMax,
-            seed: journal.id)
-        self.transport = transport
-        self.journal = journal
-        self.content = content
-        self.directory = directory
-        self.log = log
-        channels = [ChannelID?](repeating: nil, count: limits.connections)
-        control = [[UInt8]](repeating: [], count: limits.connections)
+    /// What is made before the thread starts, and is then its own.
+    struct Parts: ~Copyable, Sendable {
+        var transport: SecureServer<Backend>
+        var content: ContentStore
     }
 
-    /// Serves until a signal has drained it. Ends the instance in order.
-    consuming func run() {
-        while !isDone { turn() }
-        log.event("stopped", ("accepted", dispatcher.counters.accepted))
-        journal.close()
+    init(_ plan: Plan, _ parts: consuming Parts, seat: consuming DispatchSeat?) {
+        let index = Int(plan.index)
+        shard = ShardMachine(
+            limits: plan.limits, index: plan.index, shardCount: UInt16(plan.links.shardCount),
+            instance: plan.instance, nowUs: MonotonicClock.nowUs)
+        transport = parts.transport
+        content = parts.content
+        self.seat = seat
+        links = plan.links
+        gauge = plan.links.gauges[index]
+        table = plan.table
+        statistics = plan.statistics
+        log = plan.log
+        requestOutlet = Outlet(plan.links.requests[index], to: plan.links.dispatcherGauge)
+        parcelOutlets = (0..<plan.links.shardCount).map {
+            Outlet(plan.links.parcels[index][$0], to: plan.links.gauges[$0])
+        }
+        connectionsGiven = [Int](repeating: 0, count: plan.links.shardCount)
+        channels = [ChannelID?](repeating: nil, count: plan.limits.connections)
+        control = [[UInt8]](repeating: [], count: plan.limits.connections)
     }
 
-    private var isDone: Bool {
-        if case .done = drain { true } else { false }
+    /// Serves until it is drained. Answers the dispatcher, if it was this thread's.
+    consuming func run() -> DispatchSeat? {
+        while !isOver { turn() }
+        return seat
     }
 
     // MARK: A turn
 
     private mutating func turn() {
-        let count = transport.wait(timeoutMs: shard.openTasks > 0 ? 20 : 100)
+        let count = wait()
         nowUs = MonotonicClock.nowUs
         wallUs = WallClock.nowUs
-        dispatcher.journalHasRoom(records: journal.freeRecords)
+        seat?.begin()
         for position in 0..<count { handle(transport.event(at: position)) }
+        readMail()
         shard.advance(nowUs: nowUs, out: &output)
         perform()
-        if nowUs - lastPollUs >= 100_000 { poll() }
         settle()
+        followStage()
         send()
-        if case .none = drain { return }
-        advanceDrain()
+        flush()
+    }
+
+    /// Sleeps until something happens: at the socket, or in the mail of another thread.
+    private mutating func wait() -> Int {
+        let timeoutMs = shard.openTasks > 0 ? 20 : 100
+        gauge.sleep.prepare()
+        let count = transport.wait(timeoutMs: hasMail ? 0 : hasWaiting ? 1 : timeoutMs)
+        gauge.sleep.wake()
+        return count
     }
 
     private mutating func handle(_ event: TransportEvent) {
         switch event {
         case .opened(let channel):
-            channels[Int(channel.index)] = channel
-            shard.opened(channel.index, nowUs: nowUs)
+            opened(channel)
         case .established(let channel):
             shard.established(channel.index, nowUs: nowUs)
         case .received(let channel):
             receive(channel)
         case .sent(let channel):
             shard.sendProgressed(channel.index, nowUs: nowUs, out: &output)
-        case .closed(let channel, let reason):
-            closed(channel, reason)
-        case .accepted:
-            preconditionFailure("connections are not handed over with one shard")
+        case .closed(let channel, _):
+            closed(channel)
+        case .accepted(let stream):
+            place(stream)
         case .acceptingPaused:
             log.event("accepting_paused")
         case .signal:
@@ -115,6 +140,11 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         case .doorbell:
             break
         }
+    }
+
+    mutating func opened(_ channel: ChannelID) {
+        channels[Int(channel.index)] = channel
+        shard.opened(channel.index, nowUs: nowUs)
     }
 
     /// Hands what has arrived to the core: one call for each run of plaintext.
@@ -154,7 +184,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         }
     }
 
-    private mutating func closed(_ channel: ChannelID, _ reason: CloseReason) {
+    private mutating func closed(_ channel: ChannelID) {
         let connection = Int(channel.index)
         shard.closed(channel.index, nowUs: nowUs, out: &output)
         perform()
@@ -162,12 +192,13 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         content.forget(connection)
         control[connection] = []
         channels[connection] = nil
+        gauge.connectionsClosed.add(1, ordering: .relaxed)
     }
 
     // MARK: The core's orders
 
     /// Performs the shard's orders in order. Ranges are places in `content.incoming`.
-    private mutating func perform() {
+    mutating func perform() {
         for position in 0..<output.actions.count {
             switch output.actions[position] {
             case .enqueueTokens(let stream, let headerWord, let streamID, let start, let count):
@@ -175,19 +206,31 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                     stream, headerWord: headerWord, streamID: streamID,
                     payload: Int(start)..<Int(start + count))
             case .delivered(let slot, let sealed):
-                journal.delivered(slot, sealed)
+                table.addDelivered(
+                    Int(slot), tokens: UInt32(truncatingIfNeeded: sealed.tokens),
+                    reasoningTokens: UInt32(truncatingIfNeeded: sealed.reasoningTokens),
+                    payloadBytes: UInt64(sealed.payloadBytes))
+            case .relayTokens(let shard, let headerWord, let client, let start, let count):
+                relayTokens(
+                    to: Int(shard), headerWord: headerWord, client: client,
+                    payload: Int(start)..<Int(start + count))
+            case .relay(let shard, let message):
+                relay(output.relayed[Int(message)], to: Int(shard))
             case .send(let connection, let frame):
                 frame.encode(into: &control[Int(connection)])
             case .storeBody(let stream, let start, let count):
                 content.storeBody(stream, Int(start)..<Int(start + count))
+            case .bindBody(let supplier, let client):
+                content.bindBody(supplier, client: client, ownShard: shard.index)
             case .dropBody(let stream):
                 content.dropBody(stream)
             case .dropTokens(let stream):
                 content.dropAnswer(stream)
             case .firstOutput(let slot, let ttftUs):
-                journal.firstOutput(slot, ttftUs: ttftUs)
+                table.setFirstOutput(Int(slot), ttftUs: ttftUs)
             case .started(let slot, let frame):
-                journal.started(slot, frame)
+                table.setStarted(
+                    Int(slot), inputTokens: frame.inputTokens, cachedTokens: frame.cachedTokens)
             case .welcome(let connection):
                 shard.welcome(connection).encode(into: &control[Int(connection)])
             case .authenticate(let connection, let start, let count, let kind):
@@ -197,7 +240,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                 closing.append((channel, afterSending))
             }
         }
-        output.actions.removeAll(keepingCapacity: true)
+        output.removeActions()
     }
 
     private mutating func authenticate(
@@ -210,192 +253,96 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             out: &output)
     }
 
-    /// Lets shard and dispatcher talk until neither has anything to say. What the dispatcher
-    /// wrote is published before the shard hears its answers.
-    private mutating func settle() {
-        while !output.requests.isEmpty || !dispatch.messages.isEmpty {
-            swap(&requests, &output.requests)
-            for request in requests {
-                dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
-            }
-            requests.removeAll(keepingCapacity: true)
-            publish()
-            for position in 0..<dispatch.messages.count {
-                shard.received(dispatch.messages[position], nowUs: nowUs, out: &output)
-            }
-            dispatch.messages.removeAll(keepingCapacity: true)
-            perform()
-        }
-    }
+    // MARK: Dispatcher
 
-    private mutating func publish() {
-        guard !dispatch.journal.isEmpty else { return }
-        journal.write(dispatch.journal)
-        dispatch.journal.removeAll(keepingCapacity: true)
-        dispatcher.published()
-    }
-
-    // MARK: Sending
-
-    /// Seals what every connection with something to say can take now.
-    private mutating func send() {
-        var position = 0
-        while position < output.dirty.count {
-            let connection = output.dirty[position]
-            position += 1
-            shard.clearDirty(connection)
-            if let channel = channels[Int(connection)] { send(on: channel) }
-        }
-        output.dirty.removeAll(keepingCapacity: true)
-        close()
-    }
-
-    private mutating func send(on channel: ChannelID) {
-        while true {
-            guard transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes else {
-                shard.sendBlocked(channel.index, nowUs: nowUs)
-                break
-            }
-            let used = fillRecord(channel)
-            guard used > 0 else { break }
-            let isSealed = Self.seal(&transport, channel, content.outgoing, used)
-            content.outgoing.wipe(0..<used)
-            guard isSealed else { break }
-        }
-        transport.flush(channel)
-    }
-
-    private static func seal(
-        _ transport: inout SecureServer<Backend>, _ channel: ChannelID,
-        _ outgoing: borrowing ContentRegion, _ count: Int
-    ) -> Bool {
-        transport.seal(channel, outgoing.span.extracting(0..<count))
-    }
-
-    /// Fills one record with control frames, then data. An end that becomes known while its last
-    /// data is taken joins the same record.
-    private mutating func fillRecord(_ channel: ChannelID) -> Int {
-        let connection = channel.index
-        var used = takeControl(connection, at: 0)
-        while true {
-            let space = ContentStore.outgoingBytes - used
-            let next = shard.nextSegment(
-                connection, spaceBytes: space, nowUs: nowUs, out: &output)
-            switch next {
-            case .tokens(let stream, let atMostBytes):
-                guard let taken = content.take(stream, atMostBytes: atMostBytes, at: used) else {
-                    return used
-                }
-                used += taken.bytes
-                shard.sealedTokens(stream, taken, nowUs: nowUs, out: &output)
-                perform()
-            case .assign(let id, let frame, let client, let bodyBytes):
-                var head: [UInt8] = []
-                frame.encode(stream: id, inlineBodyBytes: bodyBytes, into: &head)
-                used += write(head, client: client, offset: 0, count: bodyBytes, at: used)
-            case .body(let id, let client, let offset, let count):
-                var head: [UInt8] = []
-                FrameHeader(kind: .body, stream: id, payloadBytes: count).encode(into: &head)
-                used += write(head, client: client, offset: offset, count: count, at: used)
-            case .needsSpace:
-                return used
-            case nil:
-                settle()
-                let more = takeControl(connection, at: used)
-                if more == 0 { return used }
-                used += more
-            }
-        }
-    }
-
-    private mutating func write(
-        _ head: [UInt8], client: UInt32, offset: Int, count: Int, at position: Int
-    ) -> Int {
-        content.write(head, head.count, at: position)
-        content.copyBody(client, offset: offset, count: count, at: position + head.count)
-        return head.count + count
-    }
-
-    /// Moves control bytes into the record, as many as fit.
-    private mutating func takeControl(_ connection: UInt32, at position: Int) -> Int {
-        let index = Int(connection)
-        let count = min(control[index].count, ContentStore.outgoingBytes - position)
-        guard count > 0 else { return 0 }
-        content.write(control[index], count, at: position)
-        if count == control[index].count {
-            control[index].removeAll(keepingCapacity: count <= 4_096)
-        } else {
-            control[index].removeFirst(count)
-        }
-        shard.sealedControl(connection, byteCount: count)
-        return count
-    }
-
-    /// Closes what the core ordered closed; those that say why first seal their ERROR.
-    private mutating func close() {
-        for (channel, afterSending) in closing where channels[Int(channel.index)] == channel {
-            if afterSending, transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes {
-                let used = takeControl(channel.index, at: 0)
-                _ = Self.seal(&transport, channel, content.outgoing, used)
-            }
-            transport.close(channel, afterSending: afterSending)
-        }
-        closing.removeAll(keepingCapacity: true)
-    }
-
-    // MARK: Now and then
-
-    /// What has time: credentials that changed, numbers for operators, slow clocks.
-    private mutating func poll() {
-        lastPollUs = nowUs
-        do {
-            for entry in try directory.poll() {
-                dispatcher.credentialChanged(entry, wallUs: wallUs, out: &dispatch)
-            }
-        } catch {
-            log.event("directory_unreadable")
-        }
-        if nowUs - lastSecondUs >= 1_000_000 {
-            lastSecondUs = nowUs
-            dispatcher.advance(nowUs: nowUs, wallUs: wallUs, out: &dispatch)
-            closeDeadInstances()
-        }
-        journal.report(shard: shard, dispatcher: dispatcher, wallUs: wallUs)
-    }
-
-    /// What the start could not finish for want of room in the ring.
-    private mutating func closeDeadInstances() {
-        guard !journal.isRecovered else { return }
-        do {
-            try journal.closeDeadInstances(wallUs: wallUs, waitMs: 0, log)
-        } catch {
-            log.event("recovery_failed")
-        }
-    }
-
-    private mutating func beginDrain() {
-        guard case .none = drain else { return }
-        drain = .running
-        log.event("draining", ("tasks", UInt64(shard.openTasks)))
-        transport.stopAccepting()
-        shard.drain(nowUs: nowUs, out: &output)
-    }
-
-    private mutating func advanceDrain() {
-        switch drain {
-        case .none, .done:
+    /// Lets shard and dispatcher talk until neither has anything to say, where they share the
+    /// thread; else passes on what the shard asks.
+    mutating func settle() {
+        guard seat != nil else {
+            for request in output.requests { requestOutlet.send(request) }
+            output.requests.removeAll(keepingCapacity: true)
             return
-        case .running:
-            guard shard.openTasks == 0 else { return }
-            drain = .closing(sinceUs: nowUs)
-            // What is still queued (the last ENDs) goes out before each connection closes.
-            for index in channels.indices {
-                guard let channel = channels[index] else { continue }
-                transport.close(channel, afterSending: true)
-            }
-        case .closing(let sinceUs):
-            guard transport.channelCount == 0 || nowUs - sinceUs > 2_000_000 else { return }
-            drain = .done
         }
+        while !output.requests.isEmpty || seat?.hasOwnMessages == true {
+            swap(&requests, &output.requests)
+            seat?.ask(requests, nowUs: nowUs, wallUs: wallUs)
+            requests.removeAll(keepingCapacity: true)
+            takeOwnMessages()
+        }
+    }
+
+    private mutating func takeOwnMessages() {
+        seat?.swapOwnMessages(&messages)
+        for message in messages { shard.received(message, nowUs: nowUs, out: &output) }
+        messages.removeAll(keepingCapacity: true)
+        perform()
+    }
+
+    /// What other threads have sent: requests to the dispatcher, its answers, parcels of shards.
+    private mutating func readMail() {
+        seat?.answerShards(nowUs: nowUs, wallUs: wallUs)
+        seat?.poll(nowUs: nowUs, wallUs: wallUs)
+        let messages = links.messages[Int(shard.index)]
+        while let message = messages.pop() {
+            shard.received(message, nowUs: nowUs, out: &output)
+        }
+        messages.release()
+        perform()
+        takeParcels()
+        settle()
+    }
+
+    private var hasMail: Bool {
+        let index = Int(shard.index)
+        switch seat {
+        case .some(let seat): if seat.hasRequests { return true }
+        case .none: break
+        }
+        if !links.messages[index].isEmpty { return true }
+        return links.parcels.contains { !$0[index].isEmpty }
+    }
+
+    /// Something found no room in the queue of another thread.
+    private var hasWaiting: Bool {
+        switch seat {
+        case .some(let seat): if seat.hasWaiting { return true }
+        case .none: break
+        }
+        if requestOutlet.waitingCount > 0 { return true }
+        return parcelOutlets.contains { $0.waitingCount > 0 }
+    }
+
+    /// Ends a turn: what is for other threads is shown to them, and how much there is to do.
+    private mutating func flush() {
+        flushParcels()
+        requestOutlet.flush()
+        seat?.flush()
+        gauge.openStreams.store(shard.openTasks + shard.openAssignments, ordering: .relaxed)
+        gauge.openTasks.store(shard.openTasks, ordering: .relaxed)
+        gauge.stage.store(stage, ordering: .releasing)
+        guard nowUs - lastReportUs >= 100_000 else { return }
+        lastReportUs = nowUs
+        report()
+    }
+
+    /// Copies the counters of this shard to the statistics page.
+    private func report() {
+        let counters = shard.counters
+        statistics.set(.lastTurnUs, wallUs)
+        statistics.set(.connectionsAccepted, counters.connectionsAccepted)
+        statistics.set(.connectionsOpen, UInt64(transport.channelCount))
+        statistics.set(.connectionsCut, counters.connectionsCut)
+        statistics.set(.framesRelayed, counters.tokenFramesRelayed)
+        statistics.set(.tokensRelayed, counters.tokensDelivered)
+        statistics.set(.bytesRelayed, counters.answerBytesDelivered)
+        statistics.set(.lateFramesIgnored, counters.lateFrames)
+        statistics.set(.protocolErrors, counters.protocolErrors)
+        statistics.set(.readersStalled, counters.stalledReaders)
+        statistics.set(.slotsQuarantined, counters.quarantinedSlots)
+        let transported = transport.counters
+        statistics.set(.handshakesCompleted, transported.handshakes)
+        statistics.set(.handshakesFailed, transported.handshakeFailures)
+        statistics.set(.wireBytesReceived, transported.bytesReceived)
+        statistics.set(.wireBytesSent, transported.bytesSent)
     }
 }

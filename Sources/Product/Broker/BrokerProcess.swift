@@ -21,7 +21,7 @@ package enum BrokerProcess {
         let openTasksMax = instance.openTasksMax
         var journal = InstanceJournal(instance, runDirectory: configuration.runDirectory)
         try recover(&journal, log)
-        let content = try contentStore(configuration.limits)
+        let pool = try contentPool(configuration)
         let listener = try listen(configuration)
         let decision = configuration.backend.resolve()
         if let refusal = decision.refusal {
@@ -30,21 +30,25 @@ package enum BrokerProcess {
         journal.setBackend(isRing: decision.kind == .ring)
         let ready =
             "{\"event\":\"listening\",\"host\":\"\(configuration.host)\",\"port\":\(listener.port),"
-            + "\"instance\":\"\(hexadecimal(journal.id))\",\"backend\":\"\(decision.kind.rawValue)\"}\n"
+            + "\"instance\":\"\(hexadecimal(journal.id))\",\"backend\":\"\(decision.kind.rawValue)\","
+            + "\"shards\":\(configuration.shards)}\n"
         let assembly = Assembly(
-            configuration: configuration, openTasksMax: openTasksMax, ready: ready, log: log)
-        do throws(SystemError) {
+            configuration: configuration, openTasksMax: openTasksMax, pool: pool, ready: ready,
+            log: log)
+        do {
             // Blocks the signals: every thread that is made must be made after it.
             let signals = try SignalDescriptor()
             if configuration.stopsWithParent { ProcessGuard.stopWithParent() }
             switch decision.kind {
             case .ring:
                 try assembly.run(
-                    on: RingBackend.self, context, listener, signals, journal, content)
+                    on: RingBackend.self, context, listener, signals, journal)
             case .epoll:
                 try assembly.run(
-                    on: EpollBackend.self, context, listener, signals, journal, content)
+                    on: EpollBackend.self, context, listener, signals, journal)
             }
+        } catch let error as BrokerStartError {
+            throw error
         } catch {
             throw .network("\(error)")
         }
@@ -67,7 +71,7 @@ package enum BrokerProcess {
     ) throws(BrokerStartError) -> BrokerInstance {
         var sizes = InstanceSizes()
         sizes.tableSlots = configuration.limits.openTasks
-        sizes.shards = 1
+        sizes.shards = configuration.shards
         do {
             let instance = try BrokerInstance.create(
                 runDirectory: configuration.runDirectory, sizes: sizes,
@@ -94,13 +98,15 @@ package enum BrokerProcess {
         }
     }
 
-    private static func contentStore(
-        _ limits: BrokerLimits
-    ) throws(BrokerStartError) -> ContentStore {
+    private static func contentPool(
+        _ configuration: BrokerConfiguration
+    ) throws(BrokerStartError) -> ChunkPool {
         do {
-            return try ContentStore(limits: limits)
+            return try ContentStore.makePool(
+                limits: configuration.limits, shardCount: configuration.shards)
         } catch {
-            throw .memory(byteCount: limits.bodyArenaBytes + limits.answerArenaBytes)
+            throw .memory(
+                byteCount: configuration.limits.arenaBytes(shardCount: configuration.shards))
         }
     }
 
@@ -113,31 +119,5 @@ package enum BrokerProcess {
             throw .listen(
                 host: configuration.host, port: configuration.port, reason: "\(error)")
         }
-    }
-}
-
-/// The last step of the start, for either backend.
-private struct Assembly {
-    let configuration: BrokerConfiguration
-    let openTasksMax: Int
-    let ready: String
-    let log: BrokerLog
-
-    func run<Backend: NetworkBackend & ~Copyable>(
-        on _: Backend.Type, _ context: TLSContext, _ listener: consuming ListeningSocket,
-        _ signals: consuming SignalDescriptor, _ journal: consuming InstanceJournal,
-        _ content: consuming ContentStore
-    ) throws(SystemError) {
-        let limits = configuration.limits
-        var transportLimits = TransportLimits()
-        transportLimits.channelsMax = limits.connections
-        let transport = try SecureServer<Backend>(
-            context: context, listener: listener, limits: transportLimits, stop: signals)
-        let loop = BrokerLoop(
-            transport: transport, journal: journal, content: content,
-            directory: DirectoryReader(directory: configuration.directory), limits: limits,
-            openTasksMax: openTasksMax, log: log)
-        StandardStream.output.write(ready)
-        loop.run()
     }
 }

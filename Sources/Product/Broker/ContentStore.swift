@@ -16,24 +16,38 @@ struct ContentStore: ~Copyable {
     /// By client stream.
     private var bodies: [ChunkQueue] = []
     private var answers: [ChunkQueue] = []
+    /// By supplier stream: the body that it sends. Not owned: the client's end releases it.
+    private var boundBodies: [ChunkQueue] = []
+    /// The body of the `open` that is being performed.
+    var arrivingBody = ChunkQueue()
+    /// By shard: TOKENS frames that go there.
+    private var parcels: [ChunkQueue]
     /// By connection: the start of a frame whose end has not arrived, below 16 KiB.
     private var kept: [ChunkQueue]
+    /// What is left for those: they must not take what bodies and answers have reserved.
+    private var reassemblyFreeBytes: Int
 
     /// Room for a kept frame and several records behind it.
     static let incomingBytes = 64 * 1_024
     static let outgoingBytes = WireLimits.frameBytesMax
 
-    init(limits: BrokerLimits) throws(ArenaError) {
-        let bytes =
-            limits.bodyArenaBytes + limits.answerArenaBytes + limits.reassemblyArenaBytes
-            + Self.incomingBytes
-        let arena = try ChunkArena(chunkCount: bytes / BrokerLimits.chunkBytes)
+    /// The store of one of `shardCount` shards that share `pool`.
+    init(limits: BrokerLimits, pool: ChunkPool, shardCount: Int) throws(ArenaError) {
         let incoming = try ContentRegion(byteCount: Self.incomingBytes)
         let outgoing = try ContentRegion(byteCount: Self.outgoingBytes)
-        self.arena = arena
+        arena = ChunkArena(pool: pool)
         self.incoming = incoming
         self.outgoing = outgoing
+        parcels = [ChunkQueue](repeating: ChunkQueue(), count: shardCount)
         kept = [ChunkQueue](repeating: ChunkQueue(), count: limits.connections)
+        reassemblyFreeBytes = limits.reassemblyArenaBytes / shardCount
+    }
+
+    /// The pool for all shards of a broker.
+    static func makePool(limits: BrokerLimits, shardCount: Int) throws(ArenaError) -> ChunkPool {
+        let cached = (ChunkArena.cachedChunksMax + ChunkPool.batchChunks) * shardCount
+        let bytes = limits.arenaBytes(shardCount: shardCount)
+        return try ChunkPool(chunkCount: bytes / BrokerLimits.chunkBytes + cached)
     }
 
     // MARK: Cut frames
@@ -43,17 +57,24 @@ struct ContentStore: ~Copyable {
         let count = Int(kept[connection].byteCount)
         guard count > 0 else { return 0 }
         arena.copy(from: kept[connection], offset: 0, count: count, into: &incoming, at: 0)
-        arena.release(&kept[connection])
+        forget(connection)
         return count
     }
 
     /// Keeps `place` of `incoming` until more arrives; false when there is no room.
     mutating func keep(_ place: Range<Int>, for connection: Int) -> Bool {
         guard !place.isEmpty else { return true }
-        return arena.append(place, of: incoming, to: &kept[connection])
+        precondition(kept[connection].isEmpty)
+        let bytes = BrokerLimits.chunked(place.count)
+        guard bytes <= reassemblyFreeBytes else { return false }
+        reassemblyFreeBytes -= bytes
+        let isStored = arena.append(place, of: incoming, to: &kept[connection])
+        precondition(isStored, "a cut frame within its budget does not fit")
+        return true
     }
 
     mutating func forget(_ connection: Int) {
+        reassemblyFreeBytes += BrokerLimits.chunked(Int(kept[connection].byteCount))
         arena.release(&kept[connection])
     }
 
@@ -69,11 +90,22 @@ struct ContentStore: ~Copyable {
         arena.release(&bodies[Int(stream)])
     }
 
+    /// What another shard may read of a body until its end says that it is done.
+    func lendBody(_ stream: UInt32) -> ChunkQueue {
+        Int(stream) < bodies.count ? bodies[Int(stream)] : ChunkQueue()
+    }
+
+    mutating func bindBody(_ supplier: UInt32, client: StreamRef, ownShard: UInt16) {
+        while boundBodies.count <= Int(supplier) { boundBodies.append(ChunkQueue()) }
+        boundBodies[Int(supplier)] =
+            client.shard == ownShard ? lendBody(client.index) : arrivingBody
+    }
+
     /// Copies `count` body bytes from `offset` into the outgoing record.
-    mutating func copyBody(_ stream: UInt32, offset: Int, count: Int, at position: Int) {
+    mutating func copyBody(_ supplier: UInt32, offset: Int, count: Int, at position: Int) {
         guard count > 0 else { return }
         arena.copy(
-            from: bodies[Int(stream)], offset: offset, count: count, into: &outgoing,
+            from: boundBodies[Int(supplier)], offset: offset, count: count, into: &outgoing,
             at: position)
     }
 
@@ -101,6 +133,39 @@ struct ContentStore: ~Copyable {
         return SealedTokens(
             bytes: taken.bytes, payloadBytes: taken.payloadBytes, tokens: taken.tokens,
             reasoningTokens: taken.reasoningTokens)
+    }
+
+    // MARK: Parcels
+
+    /// Whether the parcel for that shard still fits what its receiver unpacks it into.
+    func hasParcelRoom(_ target: Int, payloadBytes: Int) -> Bool {
+        Int(parcels[target].byteCount) + FrameHeader.byteCount + payloadBytes
+            <= Self.incomingBytes
+    }
+
+    mutating func packTokens(
+        _ target: Int, headerWord: UInt64, client: UInt32, payload place: Range<Int>
+    ) {
+        let isStored = arena.appendFrame(
+            FrameHeaderWords(first: headerWord, stream: client), payload: place, of: incoming,
+            to: &parcels[target])
+        precondition(isStored, "frames within their streams' credit do not fit")
+    }
+
+    /// The frames packed for that shard; nil when there are none.
+    mutating func takeParcel(_ target: Int) -> ChunkQueue? {
+        guard !parcels[target].isEmpty else { return nil }
+        defer { parcels[target] = ChunkQueue() }
+        return parcels[target]
+    }
+
+    /// Puts a parcel of another shard to the front of `incoming`; returns its size.
+    mutating func unpack(_ frames: ChunkQueue) -> Int {
+        var frames = frames
+        let count = Int(frames.byteCount)
+        arena.copy(from: frames, offset: 0, count: count, into: &incoming, at: 0)
+        arena.release(&frames)
+        return count
     }
 
     // MARK: The outgoing record

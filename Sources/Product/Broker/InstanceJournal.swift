@@ -3,8 +3,8 @@ import SluiceBrokerCore
 import SluiceRecordFormat
 import SluiceWire
 
-/// The dispatcher's writes, performed on the instance files, and the numbers that operators read.
-/// Owned by the dispatcher's thread.
+/// The dispatcher's writes, performed on the instance files, and its numbers for operators. Owned by
+/// the dispatcher's thread.
 struct InstanceJournal: ~Copyable {
     private var instance: BrokerInstance
     private let statistics: StatisticsPage
@@ -22,6 +22,11 @@ struct InstanceJournal: ~Copyable {
     }
 
     var id: UInt64 { instance.id }
+    /// For the shards: each writes what it delivers.
+    var table: TaskTable { instance.table }
+
+    /// For one shard's thread: its counters. Shard 0's block also has the dispatcher's.
+    func statistics(shard: Int) -> StatisticsPage { instance.statistics(shard: shard) }
     var freeRecords: Int { instance.journal.freeRecords }
 
     /// Performs the writes in order and publishes them. Only then may any message of the same
@@ -63,22 +68,6 @@ struct InstanceJournal: ~Copyable {
         }
     }
 
-    func delivered(_ slot: TaskIndex, _ sealed: SealedTokens) {
-        instance.table.addDelivered(
-            Int(slot), tokens: UInt32(truncatingIfNeeded: sealed.tokens),
-            reasoningTokens: UInt32(truncatingIfNeeded: sealed.reasoningTokens),
-            payloadBytes: UInt64(sealed.payloadBytes))
-    }
-
-    func firstOutput(_ slot: TaskIndex, ttftUs: UInt64) {
-        instance.table.setFirstOutput(Int(slot), ttftUs: ttftUs)
-    }
-
-    func started(_ slot: TaskIndex, _ frame: StartedFrame) {
-        instance.table.setStarted(
-            Int(slot), inputTokens: frame.inputTokens, cachedTokens: frame.cachedTokens)
-    }
-
     /// Writes the final records of tasks that dead instances left open, as far as the ring has
     /// room within `waitMs`.
     mutating func closeDeadInstances(
@@ -92,22 +81,9 @@ struct InstanceJournal: ~Copyable {
         }
     }
 
-    /// Copies the counters of this turn to the statistics page.
-    func report(
-        shard: borrowing ShardMachine, dispatcher: borrowing Dispatcher, wallUs: UInt64
-    ) {
-        let shardCounters = shard.counters
+    /// Copies the dispatcher's counters to the statistics page.
+    func report(_ dispatcher: borrowing Dispatcher) {
         let dispatch = dispatcher.counters
-        statistics.set(.lastTurnUs, wallUs)
-        statistics.set(.connectionsAccepted, shardCounters.connectionsAccepted)
-        statistics.set(.connectionsCut, shardCounters.connectionsCut)
-        statistics.set(.framesRelayed, shardCounters.tokenFramesRelayed)
-        statistics.set(.tokensRelayed, shardCounters.tokensDelivered)
-        statistics.set(.bytesRelayed, shardCounters.answerBytesDelivered)
-        statistics.set(.lateFramesIgnored, shardCounters.lateFrames)
-        statistics.set(.protocolErrors, shardCounters.protocolErrors)
-        statistics.set(.readersStalled, shardCounters.stalledReaders)
-        statistics.set(.slotsQuarantined, shardCounters.quarantinedSlots)
         statistics.set(.tasksAccepted, dispatch.accepted)
         statistics.set(.tasksEnded, dispatch.ended)
         statistics.set(.tasksCompleted, dispatch.completed)

@@ -1,47 +1,46 @@
-/// A fixed number of 4 KiB chunks for content, linked into queues.
+/// One thread's hold on the chunks of a `ChunkPool`: 4 KiB each, linked into queues.
 ///
-/// Chunks on the free list are always zero: what is taken is wiped as it goes, the rest before its
-/// chunk is freed. Nothing is allocated after `init`; every operation is bounded by the bytes it moves.
-/// Owned by one thread.
+/// Free chunks are always zero: what is taken is wiped as it goes, the rest before its chunk is
+/// freed. Nothing is allocated after `init`; every operation is bounded by the bytes it moves. A
+/// queue may be filled by one arena and read or released by another of the same pool: whoever holds
+/// the queue owns its chunks. Owned by one thread.
 @safe @usableFromInline
 package struct ChunkArena: ~Copyable, @unchecked Sendable {
     /// Size of a chunk in bytes.
     @inlinable package static var chunkBytes: Int { 4_096 }
+    /// Free chunks that an arena keeps from the others at most.
+    @inlinable package static var cachedChunksMax: Int { 2 &* ChunkPool.batchChunks }
 
-    @usableFromInline var region: ContentRegion
-    /// SAFETY: the region's memory; lives exactly as long as `region`.
+    @usableFromInline let pool: ChunkPool
+    /// SAFETY: the pool's memory; lives at least as long as `pool`.
     @usableFromInline let base: UnsafeMutablePointer<UInt8>
-    /// SAFETY: `chunkCount` links, from `init` to `deinit`. A chunk's successor in its queue or on
-    /// the free list.
+    /// SAFETY: the pool's links: a chunk's successor in its queue or on the free list.
     @usableFromInline let next: UnsafeMutablePointer<UInt32>
-    @usableFromInline var freeHead: UInt32
+    /// The free chunks that are this arena's, and how many.
+    @usableFromInline var freeHead = ChunkQueue.none
+    @usableFromInline var cachedChunks = 0
 
-    /// Chunks of the arena, fixed.
-    @usableFromInline package let chunkCount: Int
-    /// Chunks that no queue holds, 0...chunkCount.
-    @usableFromInline package internal(set) var freeChunks: Int
+    /// Takes from and gives back to `pool`.
+    package init(pool: ChunkPool) {
+        self.pool = pool
+        unsafe base = pool.base
+        unsafe next = pool.next
+    }
 
-    /// Maps `chunkCount` chunks, 1..<2^20.
+    /// An arena with a pool of its own: `chunkCount` chunks, 1..<2^20.
     package init(chunkCount: Int) throws(ArenaError) {
-        precondition(chunkCount > 0 && chunkCount < 1 << 20)
-        region = try ContentRegion(byteCount: chunkCount * Self.chunkBytes)
-        unsafe base = region.base
-        unsafe next = .allocate(capacity: chunkCount)
-        for chunk in 0..<chunkCount {
-            let successor = chunk + 1 < chunkCount ? UInt32(chunk + 1) : ChunkQueue.none
-            unsafe (next + chunk).initialize(to: successor)
-        }
-        freeHead = 0
-        self.chunkCount = chunkCount
-        freeChunks = chunkCount
+        self.init(pool: try ChunkPool(chunkCount: chunkCount))
     }
 
     deinit {
-        unsafe next.deallocate()
+        if cachedChunks > 0 { unsafe pool.push(freeHead, count: cachedChunks) }
     }
 
-    /// Whether the kernel keeps the arena out of swap.
-    package var isLocked: Bool { region.isLocked }
+    /// Free chunks that this arena could take now: its own and those of the pool.
+    package var freeChunks: Int { cachedChunks + pool.freeChunks }
+
+    /// Whether the kernel keeps the chunks out of swap.
+    package var isLocked: Bool { pool.isLocked }
 
     // MARK: Appending
 
@@ -136,13 +135,39 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         appendFrame(header, payload: region.span.extracting(place), to: &queue)
     }
 
-    /// Whether `byteCount` more bytes fit.
+    /// Whether `byteCount` more bytes fit. Fetches the chunks that they need from the pool.
     @inlinable
-    package func hasRoom(for byteCount: Int, in queue: ChunkQueue) -> Bool {
+    package mutating func hasRoom(for byteCount: Int, in queue: ChunkQueue) -> Bool {
         let room = queue.head == ChunkQueue.none ? 0 : Self.chunkBytes &- Int(queue.tailUsed)
         guard byteCount > room else { return true }
         let chunks = (byteCount &- room &+ Self.chunkBytes &- 1) / Self.chunkBytes
-        return chunks <= freeChunks && byteCount <= Int(UInt32.max) &- Int(queue.byteCount)
+        return (chunks <= cachedChunks || fetch(chunks))
+            && byteCount <= Int(UInt32.max) &- Int(queue.byteCount)
+    }
+
+    /// Takes batches from the pool until `chunks` are at hand; false when it has too few.
+    @usableFromInline
+    mutating func fetch(_ chunks: Int) -> Bool {
+        while cachedChunks < chunks {
+            guard let batch = unsafe pool.pop() else { return false }
+            // The cached ones stand behind the batch.
+            unsafe next[Int(batch.last)] = freeHead
+            freeHead = batch.first
+            cachedChunks += batch.count
+        }
+        return true
+    }
+
+    /// Gives a batch of the free chunks back to the pool.
+    @usableFromInline
+    mutating func giveBack() {
+        let first = freeHead
+        var last = first
+        for _ in 1..<ChunkPool.batchChunks { unsafe last = next[Int(last)] }
+        unsafe freeHead = next[Int(last)]
+        unsafe next[Int(last)] = ChunkQueue.none
+        cachedChunks -= ChunkPool.batchChunks
+        unsafe pool.push(first, count: ChunkPool.batchChunks)
     }
 
     @inlinable
@@ -170,7 +195,7 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         precondition(chunk != ChunkQueue.none)
         unsafe freeHead = next[Int(chunk)]
         unsafe next[Int(chunk)] = ChunkQueue.none
-        freeChunks &-= 1
+        cachedChunks &-= 1
         if queue.head == ChunkQueue.none {
             queue.head = chunk
             queue.headOffset = 0
@@ -332,7 +357,8 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         let successor = unsafe next[chunk]
         unsafe next[chunk] = freeHead
         freeHead = UInt32(truncatingIfNeeded: chunk)
-        freeChunks &+= 1
+        cachedChunks &+= 1
+        if cachedChunks > Self.cachedChunksMax { giveBack() }
         queue.head = successor
         queue.headOffset = 0
         if successor == ChunkQueue.none {
@@ -341,14 +367,17 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         }
     }
 
-    /// Whether every chunk on the free list is zero: the invariant, for tests. Reads all of them.
-    package func freeChunksAreZero() -> Bool {
+    /// Whether every free chunk is zero: the invariant, for tests. Reads all of them; no other
+    /// arena may be in use.
+    package mutating func freeChunksAreZero() -> Bool {
+        while fetch(cachedChunks + 1) {}
         var chunk = freeHead
         while chunk != ChunkQueue.none {
             let start = unsafe base + Int(chunk) * Self.chunkBytes
             for index in 0..<Self.chunkBytes where unsafe start[index] != 0 { return false }
             unsafe chunk = next[Int(chunk)]
         }
+        while cachedChunks > Self.cachedChunksMax { giveBack() }
         return true
     }
 }

@@ -15,6 +15,15 @@ package struct EventDescriptor: ~Copyable, Sendable {
     /// The handle that other threads keep.
     package var doorbell: Doorbell { Doorbell(descriptor: descriptor) }
 
+    /// Sleeps until it rings, at most `timeoutMs`, and takes all rings so far. For a thread that
+    /// waits for nothing else. Answers whether it rang.
+    @discardableResult
+    package borrowing func wait(timeoutMs: Int) -> Bool {
+        let hasRung = sluice_wait_readable(descriptor, Int32(clamping: timeoutMs)) != 0
+        sluice_eventfd_drain(descriptor)
+        return hasRung
+    }
+
     /// Takes all rings so far.
     package borrowing func drain() {
         sluice_eventfd_drain(descriptor)

@@ -59,7 +59,7 @@ package struct BackendSettings: Sendable {
 /// flight, and its descriptor closes only when the kernel is done with everything, so that neither
 /// memory nor a descriptor's number is reused too early. Owned by one thread, the one that first
 /// calls `wait`.
-package protocol NetworkBackend: ~Copyable {
+package protocol NetworkBackend: ~Copyable, SendableMetatype {
     /// Serves slots 0..<slotCount.
     init(slotCount: Int, settings: BackendSettings) throws(SystemError)
 

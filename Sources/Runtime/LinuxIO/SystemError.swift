@@ -5,7 +5,7 @@ package struct SystemError: Error, Equatable, Sendable {
     /// The call that failed.
     package enum Call: String, Sendable {
         case socket, bind, listen, address, descriptor, eventfd, signalfd, epoll
-        case ringSetup, ringMap, ringRegister, ringEnable, ringEnter, memory, affinity
+        case ringSetup, ringMap, ringRegister, ringEnable, ringEnter, memory, affinity, threadCreate
     }
 
     package let call: Call

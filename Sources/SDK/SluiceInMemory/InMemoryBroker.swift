@@ -2,82 +2,63 @@ package import SluiceBrokerCore
 package import SluiceRecordFormat
 package import SluiceWire
 
-/// A whole broker without socket, clock, thread or file: the real core of shard and dispatcher in
+/// A whole broker without socket, clock, thread or file: the real core of shards and dispatcher in
 /// a shell that keeps bytes in arrays.
 ///
 /// The caller is the network: it hands over what peers sent with `receive`, runs one loop turn
 /// with `turn`, and fetches what goes to each peer with `take`. Time is an argument; the same
 /// calls give the same bytes. Owned by one thread.
+///
+/// With several shards each of them is a thread of its own in the real broker. Here a turn runs
+/// them in an order, and lets each hear as many messages, as the seed decides; `hasWork` says that
+/// more turns are due.
 package struct InMemoryBroker: ~Copyable {
-    /// Plaintext of one TLS record.
-    private static let recordBytes = WireLimits.frameBytesMax
-
-    /// What the shell keeps of one connection.
-    private struct Line {
-        /// TCP and TLS are up and the core knows of it.
-        var isOpen = false
-        /// The start of a frame whose end has not arrived.
-        var kept: [UInt8] = []
-        /// Control frames that wait to be sealed.
-        var control: [UInt8] = []
-        /// Sealed and not yet taken by the network.
-        var outbox: [UInt8] = []
-        /// The core ordered the end of the connection; when.
-        var closingSinceUs: UInt64?
-        var closesAfterSending = false
-    }
-
-    private struct AnswerFrame {
-        let header: FrameHeader
-        let payload: [UInt8]
-    }
-
-    package private(set) var shard: ShardMachine
     package private(set) var dispatcher: Dispatcher
     /// The files; a harvest for the next instance once this one is dead.
-    package var instance: InMemoryInstance
-    /// Bytes that a connection's socket takes before it is full; at least one record.
-    private let socketBytes: Int
+    package var instance: InMemoryInstance {
+        get { files.instance }
+        set { files.instance = newValue }
+    }
 
-    private var lines: [Line]
-    private var idleLines: [UInt32]
-    /// By client stream.
-    private var bodies: [[UInt8]] = []
-    private var answers: [[AnswerFrame]] = []
-    private var bodyBytesHeld = 0
-    private var answerBytesHeld = 0
-
-    private var output = ShardOutput()
+    private let files: InMemoryFiles
+    private let shards: [InMemoryShard]
+    private let connectionsPerShard: UInt32
+    /// Shard 0 is the dispatcher's thread: what they tell each other takes no time.
+    private let dispatcherIsAtShard0: Bool
     private var dispatch = DispatcherOutput()
-    private var requests: [DispatchRequest] = []
+    private var interleaving: SplitMix64
     private var nowUs: UInt64
     private var wallUs: UInt64
     private var lastSecondUs: UInt64
 
-    /// Set, every record that is sealed is also kept in `sealed`, in the order of sealing. An
-    /// empty one says that the connection is closed.
-    package var keepsSealed = false
-    package var sealed: [(connection: UInt32, bytes: [UInt8])] = []
-
-    /// A new instance that knows these credentials. `seed` decides its jitter.
+    /// A new instance that knows these credentials. `seed` decides its jitter, and in which order
+    /// several shards run.
     package init(
         limits: BrokerLimits, instance: consuming InMemoryInstance, credentials: [DirectoryEntry],
-        socketBytes: Int = 65_536, seed: UInt64, nowUs: UInt64, wallUs: UInt64
+        socketBytes: Int = 65_536, shardCount: Int = 1, dispatcherIsAtShard0: Bool = true,
+        seed: UInt64, nowUs: UInt64, wallUs: UInt64
     ) {
-        precondition(socketBytes >= Self.recordBytes)
-        shard = ShardMachine(limits: limits, index: 0, instance: instance.id, nowUs: nowUs)
+        precondition(shardCount > 0 && (dispatcherIsAtShard0 || shardCount > 1))
+        let id = instance.id
+        let capacity = instance.capacity
+        let files = InMemoryFiles(instance)
+        shards = (0..<shardCount).map {
+            InMemoryShard(
+                limits: limits, index: UInt16($0), shardCount: UInt16(shardCount), files: files,
+                socketBytes: socketBytes, nowUs: nowUs)
+        }
         dispatcher = Dispatcher(
-            limits: limits, instance: instance.id,
+            limits: limits, instance: id,
             openTasksMax: JournalReserve.openTasksMax(
-                ringRecords: instance.capacity, slots: limits.openTasks),
+                ringRecords: capacity, slots: limits.openTasks),
             seed: seed)
-        self.instance = instance
-        self.socketBytes = socketBytes
+        self.files = files
+        self.dispatcherIsAtShard0 = dispatcherIsAtShard0
+        connectionsPerShard = UInt32(limits.connections)
+        interleaving = SplitMix64(seed: seed &+ 1)
         self.nowUs = nowUs
         self.wallUs = wallUs
         lastSecondUs = nowUs
-        lines = [Line](repeating: Line(), count: limits.connections)
-        idleLines = (0..<UInt32(limits.connections)).reversed()
         for entry in credentials {
             dispatcher.credentialChanged(entry, wallUs: wallUs, out: &dispatch)
         }
@@ -96,67 +77,59 @@ package struct InMemoryBroker: ~Copyable {
     /// The instance's process is dead: nothing happens any more.
     package var isDead: Bool { instance.isDead }
 
-    /// A peer's connection is up; nil when there is no room for another.
+    /// A peer's connection is up, at a shard that the seed decides; nil when that has no room.
     package mutating func connect(nowUs: UInt64) -> UInt32? {
-        guard !isDead, let connection = idleLines.popLast() else { return nil }
-        lines[Int(connection)].isOpen = true
-        shard.opened(connection, nowUs: nowUs)
-        shard.established(connection, nowUs: nowUs)
-        return connection
+        guard !isDead else { return nil }
+        let shard = pick(shards.count)
+        guard let connection = shards[shard].connect(nowUs: nowUs) else { return nil }
+        return UInt32(shard) * connectionsPerShard + connection
     }
 
     /// One chunk of plaintext from the peer, cut anywhere.
     package mutating func receive(_ connection: UInt32, _ bytes: [UInt8], nowUs: UInt64) {
-        let index = Int(connection)
-        guard !isDead, lines[index].isOpen, lines[index].closingSinceUs == nil else { return }
+        guard !isDead else { return }
         self.nowUs = nowUs
         dispatcher.journalHasRoom(records: instance.freeRecords)
-        let chunk = lines[index].kept + bytes
-        let used = shard.received(connection, chunk.span, nowUs: nowUs, out: &output)
-        perform(on: chunk)
+        let (shard, local) = place(connection)
+        shard.receive(local, bytes, nowUs: nowUs)
         settle()
-        // The core may have ordered the connection closed and forgotten.
-        lines[index].kept = Array(chunk[used...])
     }
 
     /// The peer's connection is gone.
     package mutating func disconnected(_ connection: UInt32, nowUs: UInt64) {
-        guard !isDead, lines[Int(connection)].isOpen else { return }
+        guard !isDead else { return }
         self.nowUs = nowUs
         dispatcher.journalHasRoom(records: instance.freeRecords)
-        shard.closed(connection, nowUs: nowUs, out: &output)
-        perform(on: [])
+        let (shard, local) = place(connection)
+        shard.disconnected(local, nowUs: nowUs)
         settle()
-        lines[Int(connection)] = Line()
-        idleLines.append(connection)
-        if keepsSealed { sealed.append((connection, [])) }
     }
 
     /// Bytes for the peer, at most `byteCount` of them.
     package mutating func take(_ connection: UInt32, atMost byteCount: Int) -> [UInt8] {
-        let index = Int(connection)
-        guard !isDead, lines[index].isOpen, !lines[index].outbox.isEmpty else { return [] }
-        let count = min(byteCount, lines[index].outbox.count)
-        let bytes = Array(lines[index].outbox.prefix(count))
-        lines[index].outbox.removeFirst(count)
-        guard lines[index].closingSinceUs == nil else { return bytes }
-        shard.sendProgressed(connection, nowUs: nowUs, out: &output)
-        return bytes
+        guard !isDead else { return [] }
+        let (shard, local) = place(connection)
+        return shard.take(local, atMost: byteCount)
     }
 
     /// Bytes that wait to be taken.
-    package func waitingBytes(_ connection: UInt32) -> Int {
-        lines[Int(connection)].outbox.count
-    }
+    package func waitingBytes(_ connection: UInt32) -> Int { line(connection).outbox.count }
 
     /// False once the connection is closed; its number may then name another.
-    package func isOpen(_ connection: UInt32) -> Bool {
-        !isDead && lines[Int(connection)].isOpen
-    }
+    package func isOpen(_ connection: UInt32) -> Bool { !isDead && line(connection).isOpen }
 
     /// The core ordered the connection closed; what waits may still be taken.
     package func isClosing(_ connection: UInt32) -> Bool {
-        lines[Int(connection)].closingSinceUs != nil
+        line(connection).closingSinceUs != nil
+    }
+
+    private func place(_ connection: UInt32) -> (InMemoryShard, UInt32) {
+        (shards[Int(connection / connectionsPerShard)], connection % connectionsPerShard)
+    }
+
+    private func line(_ connection: UInt32) -> InMemoryShard.Line {
+        let (shard, local) = place(connection)
+        return shard.lines[Int(local)]
     }
 
     // MARK: Operators
@@ -170,7 +143,7 @@ package struct InMemoryBroker: ~Copyable {
     /// GO-AWAY to everyone; no new tasks.
     package mutating func drain(nowUs: UInt64) {
         guard !isDead else { return }
-        shard.drain(nowUs: nowUs, out: &output)
+        for shard in shards { shard.drain(nowUs: nowUs) }
     }
 
     /// Writes ENDED for every open task of a dead instance.
@@ -180,247 +153,154 @@ package struct InMemoryBroker: ~Copyable {
 
     // MARK: A turn
 
-    /// One turn of the loop: time passes, and what every connection has to say is sealed.
+    /// Messages between the shards and the dispatcher wait to be heard.
+    package var hasWork: Bool {
+        !isDead && (!dispatch.messages.isEmpty || !shards.allSatisfy(\.isQuiet))
+    }
+
+    /// One turn of every shard's loop: time passes, some of what waits for it is heard, and what
+    /// its connections have to say is sealed.
     package mutating func turn(nowUs: UInt64, wallUs: UInt64) {
         guard !isDead else { return }
         self.nowUs = nowUs
         self.wallUs = wallUs
-        dispatcher.journalHasRoom(records: instance.freeRecords)
-        finishClosing()
-        shard.advance(nowUs: nowUs, out: &output)
-        perform(on: [])
         if nowUs - lastSecondUs >= 1_000_000 {
             lastSecondUs = nowUs
             dispatcher.advance(nowUs: nowUs, wallUs: wallUs, out: &dispatch)
         }
+        let first = pick(shards.count)
+        for offset in shards.indices where !isDead {
+            turn(shards[(first + offset) % shards.count])
+        }
+    }
+
+    private mutating func turn(_ shard: InMemoryShard) {
+        dispatcher.journalHasRoom(records: instance.freeRecords)
+        shard.advance(nowUs: nowUs)
         settle()
-        send()
-    }
-
-    /// Connections that the core ordered closed end once the network has taken what was left for
-    /// them, or after 2 s.
-    private mutating func finishClosing() {
-        for index in lines.indices {
-            guard let since = lines[index].closingSinceUs else { continue }
-            let isSent = lines[index].outbox.isEmpty && lines[index].control.isEmpty
-            guard !lines[index].closesAfterSending || isSent || nowUs - since >= 2_000_000
-            else { continue }
-            disconnected(UInt32(index), nowUs: nowUs)
-        }
-    }
-
-    // MARK: The core's orders
-
-    /// Performs the shard's orders in order. Ranges are places in `chunk`.
-    private mutating func perform(on chunk: [UInt8]) {
-        for position in 0..<output.actions.count where !isDead {
-            switch output.actions[position] {
-            case .enqueueTokens(let stream, let headerWord, let streamID, let start, let count):
-                enqueue(
-                    stream, headerWord: headerWord, streamID: streamID,
-                    payload: Array(chunk[Int(start)..<Int(start + count)]))
-            case .delivered(let slot, let sealed):
-                instance.delivered(slot, sealed)
-            case .send(let connection, let frame):
-                frame.encode(into: &lines[Int(connection)].control)
-            case .storeBody(let stream, let start, let count):
-                storeBody(stream, chunk[Int(start)..<Int(start + count)])
-            case .dropBody(let stream):
-                bodyBytesHeld -= BrokerLimits.chunked(bodies[Int(stream)].count)
-                bodies[Int(stream)] = []
-            case .dropTokens(let stream):
-                dropAnswer(stream)
-            case .firstOutput(let slot, let ttftUs):
-                instance.firstOutput(slot, ttftUs: ttftUs)
-            case .started(let slot, let frame):
-                instance.started(slot, frame)
-            case .welcome(let connection):
-                shard.welcome(connection).encode(into: &lines[Int(connection)].control)
-            case .authenticate(let connection, let start, let count, let kind):
-                let secret = Array(chunk[Int(start)..<Int(start + count)])
-                shard.credential(
-                    connection, kind: kind, digest: Self.digest(of: secret), out: &output)
-            case .close(let connection, let afterSending):
-                close(connection, afterSending: afterSending)
+        if shards.count > 1 {
+            for other in shards.indices where !isDead {
+                shard.takeParcels(of: other, pick(shard.inbox[other].count + 1))
             }
+            shard.takeMessages(pick(shard.messages.count + 1))
+            askDispatcher()
+            settle()
         }
-        output.actions.removeAll(keepingCapacity: true)
+        guard !isDead else { return }
+        let isAtDispatcher = dispatcherIsAtShard0 && shard === shards[0]
+        shard.send { if isAtDispatcher { settleShard0() } }
+        collect()
     }
 
-    private mutating func close(_ connection: UInt32, afterSending: Bool) {
-        let index = Int(connection)
-        guard lines[index].isOpen, lines[index].closingSinceUs == nil else { return }
-        lines[index].closingSinceUs = nowUs
-        lines[index].closesAfterSending = afterSending
-        if !afterSending {
-            lines[index].control = []
-            lines[index].outbox = []
-        }
+    /// A number below `bound`; with one shard there is nothing to decide.
+    private mutating func pick(_ bound: Int) -> Int {
+        bound <= 1 || shards.count == 1 ? 0 : Int(interleaving.next(below: UInt64(bound)))
     }
 
-    /// Lets shard and dispatcher talk until neither has anything to say. What the dispatcher
-    /// wrote is published before the shard hears its answers.
+    // MARK: Shards and dispatcher
+
+    /// Lets shard 0 and the dispatcher talk until neither has anything to say, if they share a
+    /// thread.
     private mutating func settle() {
-        while !isDead, !output.requests.isEmpty || !dispatch.messages.isEmpty {
-            swap(&requests, &output.requests)
-            for request in requests {
-                dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
-            }
-            requests.removeAll(keepingCapacity: true)
-            if !dispatch.journal.isEmpty {
-                instance.write(dispatch.journal)
-                dispatch.journal.removeAll(keepingCapacity: true)
-                guard !isDead else { return }
-                dispatcher.published()
-            }
-            for position in 0..<dispatch.messages.count {
-                shard.received(dispatch.messages[position], nowUs: nowUs, out: &output)
-            }
-            dispatch.messages.removeAll(keepingCapacity: true)
-            perform(on: [])
+        settleShard0()
+        collect()
+    }
+
+    private mutating func settleShard0() {
+        guard dispatcherIsAtShard0 else { return }
+        let shard = shards[0]
+        while !instance.isDead, !shard.requests.isEmpty || !dispatch.messages.isEmpty {
+            let requests = shard.requests
+            shard.requests.removeAll(keepingCapacity: true)
+            ask(requests)
+            shard.takeMessages(.max)
         }
     }
 
-    // MARK: Content
-
-    private mutating func storeBody(_ stream: UInt32, _ bytes: ArraySlice<UInt8>) {
-        let index = Int(stream)
-        while bodies.count <= index { bodies.append([]) }
-        bodyBytesHeld -= BrokerLimits.chunked(bodies[index].count)
-        bodies[index] += bytes
-        bodyBytesHeld += BrokerLimits.chunked(bodies[index].count)
-    }
-
-    private mutating func enqueue(
-        _ stream: UInt32, headerWord: UInt64, streamID: UInt32, payload: [UInt8]
-    ) {
-        let index = Int(stream)
-        while answers.count <= index { answers.append([]) }
-        let header = FrameHeader(
-            kind: .tokens, stream: StreamID(streamID), payloadBytes: payload.count,
-            flags: FrameFlags(rawValue: UInt8(truncatingIfNeeded: headerWord >> 40)),
-            tokens: UInt16(truncatingIfNeeded: headerWord >> 48))
-        precondition(header.firstWord == headerWord, "a header that is no TOKENS header")
-        answers[index].append(AnswerFrame(header: header, payload: payload))
-        answerBytesHeld += header.frameBytes
-    }
-
-    private mutating func dropAnswer(_ stream: UInt32) {
-        answerBytesHeld -= answers[Int(stream)].reduce(0) { $0 + $1.header.frameBytes }
-        answers[Int(stream)] = []
-    }
-
-    // MARK: Sending
-
-    /// Seals what every connection with something to say can take now.
-    private mutating func send() {
-        var position = 0
-        while !isDead, position < output.dirty.count {
-            let connection = output.dirty[position]
-            position += 1
-            shard.clearDirty(connection)
-            if lines[Int(connection)].isOpen { send(on: connection) }
-        }
-        output.dirty.removeAll(keepingCapacity: true)
-        for index in lines.indices where lines[index].closingSinceUs != nil {
-            // ERROR is control; nothing else of a closing connection is sealed.
-            seal(UInt32(index), takeControl(UInt32(index), spaceBytes: .max))
+    /// What shards asked, as many of their requests as the seed decides.
+    private mutating func askDispatcher() {
+        for shard in shards where !isDead {
+            let count = pick(shard.requests.count + 1)
+            let requests = Array(shard.requests.prefix(count))
+            shard.requests.removeFirst(count)
+            ask(requests)
         }
     }
 
-    private mutating func send(on connection: UInt32) {
-        let index = Int(connection)
-        while !isDead, lines[index].closingSinceUs == nil {
-            guard socketBytes - lines[index].outbox.count >= Self.recordBytes else {
-                return shard.sendBlocked(connection, nowUs: nowUs)
+    /// What the dispatcher wrote is published before any shard can hear its answers.
+    private mutating func ask(_ requests: [DispatchRequest]) {
+        for request in requests {
+            dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
+        }
+        if !dispatch.journal.isEmpty {
+            files.instance.write(dispatch.journal)
+            dispatch.journal.removeAll(keepingCapacity: true)
+            guard !instance.isDead else { return }
+            dispatcher.published()
+        }
+        for message in dispatch.messages { shards[Int(message.shard)].messages.append(message) }
+        dispatch.messages.removeAll(keepingCapacity: true)
+    }
+
+    /// Moves what shards have for each other to where it is heard.
+    private mutating func collect() {
+        for (index, shard) in shards.enumerated() {
+            for (target, parcel) in shard.parcels {
+                shards[Int(target)].arrived(parcel, from: UInt16(index))
             }
-            let record = fillRecord(connection)
-            guard !record.isEmpty else { return }
-            seal(connection, record)
+            shard.parcels.removeAll(keepingCapacity: true)
         }
-    }
-
-    private mutating func seal(_ connection: UInt32, _ record: [UInt8]) {
-        guard !isDead, !record.isEmpty else { return }
-        lines[Int(connection)].outbox += record
-        if keepsSealed { sealed.append((connection, record)) }
-    }
-
-    /// One record of control frames, then data. An end that becomes known while its last data is
-    /// taken joins the same record.
-    private mutating func fillRecord(_ connection: UInt32) -> [UInt8] {
-        var record = takeControl(connection, spaceBytes: Self.recordBytes)
-        while !isDead {
-            let space = Self.recordBytes - record.count
-            switch shard.nextSegment(
-                connection, spaceBytes: space, nowUs: nowUs, out: &output)
-            {
-            case .tokens(let stream, let atMostBytes):
-                guard let moved = takeFrames(stream, atMostBytes: atMostBytes, into: &record)
-                else { return record }
-                shard.sealedTokens(stream, moved, nowUs: nowUs, out: &output)
-                perform(on: [])
-            case .assign(let id, let frame, let client, let bodyBytes):
-                frame.encode(stream: id, inlineBodyBytes: bodyBytes, into: &record)
-                if bodyBytes > 0 { record += bodies[Int(client)][0..<bodyBytes] }
-            case .body(let id, let client, let offset, let count):
-                FrameHeader(kind: .body, stream: id, payloadBytes: count).encode(into: &record)
-                record += bodies[Int(client)][offset..<offset + count]
-            case .needsSpace:
-                return record
-            case nil:
-                settle()
-                let more = takeControl(
-                    connection, spaceBytes: Self.recordBytes - record.count)
-                if more.isEmpty { return record }
-                record += more
-            }
-            precondition(record.count <= Self.recordBytes, "a record of more than 16 KiB")
-        }
-        return record
-    }
-
-    private mutating func takeControl(_ connection: UInt32, spaceBytes: Int) -> [UInt8] {
-        let index = Int(connection)
-        let count = min(lines[index].control.count, spaceBytes)
-        guard count > 0 else { return [] }
-        let bytes = Array(lines[index].control.prefix(count))
-        lines[index].control.removeFirst(count)
-        shard.sealedControl(connection, byteCount: count)
-        return bytes
-    }
-
-    /// Moves whole frames of the stream into the record; nil when not one fits.
-    private mutating func takeFrames(
-        _ stream: UInt32, atMostBytes: Int, into record: inout [UInt8]
-    ) -> SealedTokens? {
-        let index = Int(stream)
-        var moved = SealedTokens(bytes: 0, payloadBytes: 0, tokens: 0, reasoningTokens: 0)
-        var count = 0
-        for frame in answers[index] {
-            guard moved.bytes + frame.header.frameBytes <= atMostBytes else { break }
-            frame.header.encode(into: &record)
-            record += frame.payload
-            moved.bytes += frame.header.frameBytes
-            moved.payloadBytes += frame.payload.count
-            moved.tokens += UInt64(frame.header.tokens)
-            if frame.header.flags.contains(.reasoning) {
-                moved.reasoningTokens += UInt64(frame.header.tokens)
-            }
-            count += 1
-        }
-        answers[index].removeFirst(count)
-        answerBytesHeld -= moved.bytes
-        return count == 0 ? nil : moved
     }
 
     // MARK: What a checker asks
 
-    /// Bytes of content in memory: bodies in whole chunks, and queued answer frames.
-    package var heldBytes: (bodies: Int, answers: Int) { (bodyBytesHeld, answerBytesHeld) }
+    /// Set, every record that is sealed is also kept until `takeSealed`.
+    package var keepsSealed: Bool {
+        get { files.keepsSealed }
+        set { files.keepsSealed = newValue }
+    }
+
+    /// The records that were sealed, in order. An empty one says that the connection is closed.
+    package mutating func takeSealed() -> [(connection: UInt32, bytes: [UInt8])] {
+        let sealed = files.sealed
+        files.sealed.removeAll(keepingCapacity: true)
+        return sealed
+    }
+
+    /// Client streams of all shards that are not idle.
+    package var openStreams: Int { shards.reduce(0) { $0 + $1.machine.openTasks } }
+
+    /// The counters of all shards together.
+    package var counters: ShardCounters {
+        shards.dropFirst().reduce(into: shards[0].machine.counters) {
+            $0.add($1.machine.counters)
+        }
+    }
+
+    /// Bytes of content in memory: bodies in whole chunks, and answer frames queued or under way
+    /// between shards.
+    package var heldBytes: (bodies: Int, answers: Int) {
+        shards.reduce((0, 0)) { ($0.0 + $1.bodyBytesHeld, $0.1 + $1.answerBytesHeld) }
+    }
 
     /// Control bytes that wait on the connection, and the start of a cut frame.
     package func heldBytes(_ connection: UInt32) -> (control: Int, kept: Int) {
-        (lines[Int(connection)].control.count, lines[Int(connection)].kept.count)
+        (line(connection).control.count, line(connection).kept.count)
+    }
+}
+
+/// What dispatcher and shards share: the instance's files, and the order in which records were
+/// sealed.
+final class InMemoryFiles {
+    var instance: InMemoryInstance
+    var keepsSealed = false
+    var sealed: [(connection: UInt32, bytes: [UInt8])] = []
+
+    init(_ instance: InMemoryInstance) {
+        self.instance = instance
+    }
+
+    func note(_ connection: UInt32, _ record: [UInt8]) {
+        if keepsSealed { sealed.append((connection, record)) }
     }
 }

@@ -214,7 +214,7 @@ struct Rig: ~Copyable {
 
     var reservedBytes: Int { broker.dispatcher.reservedBytes }
     var openTasks: Int { broker.dispatcher.openTasks }
-    var shardCounters: ShardCounters { broker.shard.counters }
+    var shardCounters: ShardCounters { broker.counters }
 
     // MARK: Journal
 

@@ -28,6 +28,7 @@ package struct CoreFuzz: ~Copyable {
         limits.openTasks = 64
         limits.bodyArenaBytes = 128 * 1_024
         limits.answerArenaBytes = 256 * 1_024
+        limits.landingArenaBytes = 64 * 1_024
         limits.maxStreams = 8
         limits.controlBytesMax = 4_096
         limits.queuedTasksPerModel = 4
@@ -72,7 +73,9 @@ package struct CoreFuzz: ~Copyable {
 
     private func check() {
         let held = broker.heldBytes
-        precondition(held.bodies <= limits.bodyArenaBytes, "bodies beyond their arena")
+        precondition(
+            held.bodies <= limits.bodyArenaBytes + limits.landingArenaBytes,
+            "bodies beyond their arena")
         precondition(held.answers <= limits.answerArenaBytes, "answers beyond their arena")
         for connection in connections {
             guard let connection, broker.isOpen(connection) else { continue }

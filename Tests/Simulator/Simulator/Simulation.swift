@@ -362,13 +362,14 @@ package struct Simulation: ~Copyable {
     private mutating func turn() {
         broker.turn(nowUs: nowUs, wallUs: wallUs)
         readJournal()
-        for (connection, bytes) in broker.sealed {
+        for (connection, bytes) in broker.takeSealed() {
             if bytes.isEmpty { tap.closed(connection) } else { tap.sealed(connection, bytes) }
         }
-        broker.sealed.removeAll(keepingCapacity: true)
         let held = broker.heldBytes
         oracle.check(
-            held.bodies <= options.limits.bodyArenaBytes, "[I11] \(held.bodies) bytes of bodies")
+            held.bodies <= options.limits.bodyArenaBytes
+                + options.shards * options.limits.landingArenaBytes,
+            "[I11] \(held.bodies) bytes of bodies")
         oracle.check(
             held.answers <= options.limits.answerArenaBytes, "[I11] \(held.answers) of answers")
         if broker.isDead { return brokerDied() }
@@ -377,7 +378,8 @@ package struct Simulation: ~Copyable {
             guard let state = links[link] else { continue }
             if !broker.isOpen(state.connection) { drop(link) } else { planToPeer(link) }
         }
-        if isDraining, broker.shard.openTasks == 0 { restartAfterDrain() }
+        if isDraining, broker.openStreams == 0, !broker.hasWork { restartAfterDrain() }
+        if !isBrokerDown, broker.hasWork { planTurn() }
     }
 
     private mutating func readJournal() {
@@ -389,7 +391,7 @@ package struct Simulation: ~Copyable {
     }
 
     private func countRareBranches() {
-        let counters = broker.shard.counters
+        let counters = broker.counters
         oracle.count("quarantined", Int(counters.quarantinedSlots))
         oracle.count("late frames", Int(counters.lateFrames))
         oracle.count("discarded TOKENS", Int(counters.discardedTokenFrames))
@@ -414,7 +416,9 @@ package struct Simulation: ~Copyable {
         broker = InMemoryBroker(
             limits: options.limits,
             instance: InMemoryInstance(id: nextInstance, capacity: options.ringRecords),
-            credentials: credentials, seed: seed, nowUs: nowUs, wallUs: wallUs)
+            credentials: credentials, shardCount: options.shards,
+            dispatcherIsAtShard0: !options.dispatcherIsApart, seed: seed, nowUs: nowUs,
+            wallUs: wallUs)
         broker.keepsSealed = true
         readRecords = 0
         if options.brokerCrashes, !isHealed, faults.chance(20), !graveyard.isEmpty {
@@ -500,7 +504,7 @@ package struct Simulation: ~Copyable {
     /// Nothing is going on any more.
     private var isQuiet: Bool {
         guard !isBrokerDown, !isDraining else { return false }
-        guard clients.allSatisfy(\.isIdle), broker.shard.openTasks == 0 else { return false }
+        guard clients.allSatisfy(\.isIdle), broker.openStreams == 0 else { return false }
         for (index, peer) in peers.enumerated() where peer.isHonest {
             guard let link = linkOfPeer[index] else { return false }
             guard links[link]?.toBroker.isEmpty == true,
@@ -512,13 +516,13 @@ package struct Simulation: ~Copyable {
     }
 
     private var unrest: String {
-        "down \(isBrokerDown), draining \(isDraining), open \(broker.shard.openTasks), "
+        "down \(isBrokerDown), draining \(isDraining), open \(broker.openStreams), "
             + "clients \(clients.map(\.openTasks)), links \(linkOfPeer.map { $0 != nil })"
     }
 
     private mutating func checkNothingLeft() {
         // What came in last may not have had its turn yet.
-        turn()
+        repeat { turn() } while broker.hasWork
         let held = broker.heldBytes
         oracle.check(held.bodies == 0 && held.answers == 0, "[I10] content is left: \(held)")
         oracle.check(broker.dispatcher.openTasks == 0, "[I12] the dispatcher has open tasks")

@@ -3,6 +3,9 @@ import SluiceWire
 
 /// What one seed turns on: a random subset of faults and limits, so that rare ones meet.
 package struct SimulationOptions: Sendable, CustomStringConvertible {
+    package var shards = 1
+    /// The dispatcher has a thread of its own.
+    package var dispatcherIsApart = false
     package var clients = 2
     package var accounts = 2
     package var suppliers = 2
@@ -61,6 +64,9 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
             frameBytesMax = min(frameBytesMax, 400)
             answerFramesMax = min(answerFramesMax, 20)
         }
+        var shape = RandomStream(root: seed, name: "shards")
+        shards = shape.pick([1, 1, 2, 3, 4])
+        dispatcherIsApart = shards > 1 && shape.chance(25)
         // One seed in ten is calm: everything must complete.
         guard !random.chance(10) else { return }
         stalls = random.chance(30)
@@ -102,6 +108,7 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         if tinyArena {
             limits.bodyArenaBytes = 64 * 1_024
             limits.answerArenaBytes = 96 * 1_024
+            limits.landingArenaBytes = 20 * 1_024
             limits.extraPoolBytes = 16 * 1_024
             limits.uploadAllowanceBytes = 16_384
         }
@@ -127,7 +134,7 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         ]
         let on = flags.filter(\.1).map(\.0).joined(separator: " ")
         return """
-            clients \(clients) accounts \(accounts) suppliers \(suppliers) models \(models) \
+            shards \(shards)\(dispatcherIsApart ? "+1" : "") clients \(clients) accounts \(accounts) suppliers \(suppliers) models \(models) \
             tasks \(tasksPerClient) slots \(slotsPerOffer) body \(bodyBytesMax) \
             frames \(answerFramesMax)x\(frameBytesMax) window \(windowBytes) \
             piece \(pieceBytesMax) delay \(delayUsMax) us [\(on)]

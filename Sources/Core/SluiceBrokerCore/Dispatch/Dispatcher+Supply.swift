@@ -134,17 +134,29 @@ extension Dispatcher {
     ) -> UInt32? {
         if let known = modelByName[name] { return known }
         let introduced = namesByIdentity[identity, default: 0]
-        // Open tasks have their ENDED reserved: a name may not take its place.
-        guard introduced < limits.modelsPerIdentity, models.count < limits.models, hasJournalRoom
-        else { return nil }
+        guard introduced < limits.modelsPerIdentity, models.count < limits.models else {
+            return nil
+        }
         namesByIdentity[identity] = introduced + 1
         // Numbers start at 1: 0 means "none" in records.
         if models.isEmpty { models.append(Model(name: name)) }
         let model = UInt32(models.count)
         models.append(Model(name: name))
         modelByName[name] = model
-        journalFreeRecords -= 1
-        out.journal.append(.name(NameRecord(model: model, name: name)))
+        unwrittenNames.append(NameRecord(model: model, name: name))
+        writeNames(out: &out)
         return model
+    }
+
+    /// Writes new names down as far as there is room: open tasks have their ENDED reserved, and a
+    /// name may not take its place. No task is admitted before all names are written.
+    mutating func writeNames(out: inout DispatcherOutput) {
+        var written = 0
+        while written < unwrittenNames.count, hasJournalRoom {
+            journalFreeRecords -= 1
+            out.journal.append(.name(unwrittenNames[written]))
+            written += 1
+        }
+        unwrittenNames.removeFirst(written)
     }
 }

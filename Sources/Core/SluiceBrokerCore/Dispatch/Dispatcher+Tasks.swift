@@ -12,6 +12,7 @@ extension Dispatcher {
             out.messages.append(.refused(submission.stream, .internalFault, retryAfterMs: 0))
             return
         }
+        if !unwrittenNames.isEmpty { writeNames(out: &out) }
         let model = modelByName[submission.model]
         if let (code, retryAfterMs) = refusal(of: submission, model: model, nowUs: nowUs) {
             recordRefusal(
@@ -46,7 +47,7 @@ extension Dispatcher {
             let waitMs = models[Int(model)].served.waitMs(queued: queued, nowMs: nowMs) ?? 5_000
             return (.queueFull, jittered(min(max(waitMs, 100), 60_000)))
         }
-        guard hasJournalRoom else { return (.journalFull, jittered(1_000)) }
+        guard hasJournalRoom, unwrittenNames.isEmpty else { return (.journalFull, jittered(1_000)) }
         if openTasks + 1 > openTasksMax || (idleTasks.isEmpty && tasks.count >= openTasksMax) {
             return (.queueFull, jittered(1_000))
         }

@@ -22,6 +22,8 @@ package struct Dispatcher: ~Copyable {
     var models: [Model] = []
     var modelByName: [ModelName: UInt32] = [:]
     var namesByIdentity: [UInt64: Int] = [:]
+    /// Names that the journal had no room for yet; at most `limits.models`.
+    var unwrittenNames: [NameRecord] = []
 
     var tasks: [DispatchTask] = []
     var idleTasks: [TaskIndex] = []
@@ -77,6 +79,9 @@ package struct Dispatcher: ~Copyable {
         case .bodyComplete(let task, let stream):
             guard isCurrent(task, stream), tasks[Int(task)].state == .admitted else { return }
             accept(task, nowUs: nowUs, wallUs: wallUs, out: &out)
+        case .refusedAtShard(let connection, let code):
+            guard let peer = peer(connection) else { return }
+            recordRefusal(account: peer.account, code, model: 0, wallUs: wallUs, out: &out)
         case .abandoned(let task, let stream, let code):
             abandoned(task, stream, code, nowUs: nowUs, wallUs: wallUs, out: &out)
         case .slotFreed(let connection, let offer):

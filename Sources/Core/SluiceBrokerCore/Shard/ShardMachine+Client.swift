@@ -22,8 +22,15 @@ extension ShardMachine {
         if let code = refusal(of: frame) {
             return refuseUnopened(connection, header.stream, frame, code, out: &out)
         }
+        let landingBytes = BrokerLimits.chunked(
+            Int(min(frame.terms.bodyBytes, WireLimits.freeBodyBytesMax)))
+        guard landingBytes <= landingFreeBytes else {
+            return refuseUnopened(connection, header.stream, frame, .bodyArenaFull, out: &out)
+        }
+        landingFreeBytes -= landingBytes
         let stream = openClient(connection, header.stream, frame, nowUs: nowUs)
         let index = Int(stream)
+        clients[index].landingBytes = UInt32(landingBytes)
         storeBody(
             stream, place.lowerBound + frame.inlineBody.lowerBound, inlineBytes,
             freeBytes: inlineBytes, nowUs: nowUs, out: &out)
@@ -196,6 +203,7 @@ extension ShardMachine {
         }
         clients[index].task = task
         clients[index].isAdmitted = true
+        hasLanded(stream.index)
         let declared = clients[index].terms.bodyBytes
         if clients[index].receivedBodyBytes == declared {
             out.requests.append(.bodyComplete(task, stream))
@@ -204,6 +212,12 @@ extension ShardMachine {
             send(
                 .credit(clients[index].id, frame), on: clients[index].connection, out: &out)
         }
+    }
+
+    /// The dispatcher has reserved the body, or it is gone.
+    private mutating func hasLanded(_ stream: UInt32) {
+        landingFreeBytes += Int(clients[Int(stream)].landingBytes)
+        clients[Int(stream)].landingBytes = 0
     }
 
     mutating func accepted(
@@ -222,6 +236,7 @@ extension ShardMachine {
         clients[index].task = task
         clients[index].taskID = taskID
         clients[index].isAdmitted = true
+        hasLanded(stream.index)
         clients[index].phase = .queued
         streamTimers.schedule(stream.index, atMs: clients[index].deadlineMs)
         let frame = QueuedFrame(
@@ -229,16 +244,44 @@ extension ShardMachine {
         send(.queued(clients[index].id, frame), on: clients[index].connection, out: &out)
     }
 
+    /// A supplier was chosen: its end is told to open a stream.
+    mutating func assign(
+        _ stream: StreamRef, to supplier: ConnectionRef, _ offer: OfferID, _ taskID: TaskID,
+        nowUs: UInt64, out: inout ShardOutput
+    ) {
+        let index = Int(stream.index)
+        guard isCurrent(stream), clients[index].phase == .queued else {
+            // It ended while the dispatcher chose; its end is on the way there.
+            out.requests.append(.slotFreed(supplier, offer))
+            return
+        }
+        let limit = clients[index].supplierLimitBytes
+        clients[index].phase = .running
+        clients[index].isBound = true
+        clients[index].isBodyLent = clients[index].terms.bodyBytes > 0
+        clients[index].supplierShard = supplier.shard
+        clients[index].limitToldBytes = limit
+        refreshStarvation(stream.index, nowMs: nowUs / 1_000)
+        let opening = RelayOpening(
+            client: stream, supplier: supplier, offer: offer, task: taskID,
+            terms: clients[index].terms, trace: clients[index].trace,
+            deadlineMs: clients[index].deadlineMs, limitBytes: limit)
+        post(.open(opening), to: supplier.shard, nowUs: nowUs, out: &out)
+    }
+
     /// END without a stream: the SUBMIT was refused before one was opened.
     private mutating func refuseUnopened(
         _ connection: UInt32, _ id: StreamID, _ frame: SubmitFrame, _ code: WireCode,
         out: inout ShardOutput
     ) {
+        out.requests.append(.refusedAtShard(reference(connection), code))
         let freeBytes = frame.inlineBody.count
         returnUpload(connection, byteCount: freeBytes, out: &out)
         let freeDeclared = Int(min(frame.terms.bodyBytes, WireLimits.freeBodyBytesMax))
         connections[Int(connection)].expectLate(id, max(0, freeDeclared - freeBytes))
-        send(.end(id, EndFrame(code: code, finishReason: .other)), on: connection, out: &out)
+        var end = EndFrame(code: code, finishReason: .other)
+        if code == .bodyArenaFull { end.retryAfterMs = BrokerLimits.landingRetryMs }
+        send(.end(id, end), on: connection, out: &out)
     }
 
     /// END for a stream that was not accepted; the stream is free.
@@ -276,7 +319,7 @@ extension ShardMachine {
         }
         clients[index].clientLimitBytes = frame.limitBytes
         refreshStarvation(stream, nowMs: nowUs / 1_000)
-        refreshSupplierLimit(stream, out: &out)
+        refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
     }
 
     mutating func clientCancelled(
@@ -309,8 +352,9 @@ extension ShardMachine {
     mutating func finishStream(_ stream: UInt32, _ frame: EndFrame, out: inout ShardOutput) {
         let index = Int(stream)
         precondition(clients[index].phase != .idle, "stream ended twice")
-        precondition(clients[index].supplier == noIndex, "supplier still bound")
+        precondition(!clients[index].isBound, "supplier still bound")
         streamTimers.cancel(stream)
+        hasLanded(stream)
         dropQueued(stream, out: &out)
         if clients[index].holdsBody { out.actions.append(.dropBody(stream: stream)) }
         let connection = clients[index].connection

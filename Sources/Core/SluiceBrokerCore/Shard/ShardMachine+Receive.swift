@@ -144,7 +144,7 @@ extension ShardMachine {
             supplierBodyCredit(connection, header, frame, nowUs: nowUs, out: &out)
         case (.started, false):
             let frame = try StartedFrame(decoding: payload)
-            supplierStarted(connection, header, frame, out: &out)
+            supplierStarted(connection, header, frame, nowUs: nowUs, out: &out)
         case (.end, false):
             let frame = try EndFrame(decoding: payload)
             supplierEnded(connection, header, frame, nowUs: nowUs, out: &out)

@@ -1,182 +1,155 @@
 import SluiceRecordFormat
 import SluiceWire
 
-// Where the two ends of a task meet: how answers, losses, deadlines and cancels end it. The first
-// end that the client's shard sees wins.
+// Where the two ends of a task meet. They may belong to two shards: all that one end knows of the
+// other goes through `post`, and comes out of `received(_: RelayMessage)` in the same order.
 extension ShardMachine {
-    /// The supplier's END: the answer's queued frames go out first, or the task goes elsewhere.
-    mutating func answerEnded(
-        _ client: UInt32, _ frame: EndFrame, nowUs: UInt64, out: inout ShardOutput
+    /// Says it to the other end: at once where that is this shard's, else through the shell.
+    mutating func post(
+        _ message: RelayMessage, to shard: UInt16, nowUs: UInt64, out: inout ShardOutput
     ) {
-        let status: TaskStatus
-        let code: WireCode
-        switch frame.code {
-        case .completed: (status, code) = (.completed, .completed)
-        case .deadlineExceeded: (status, code) = (.deadlineExceeded, .deadlineExceeded)
-        case .upstreamRefused: (status, code) = (.supplierFailed, .upstreamRefused)
-        case .cancelled: (status, code) = (.supplierFailed, .supplierFailed)
-        default:
-            // Another supplier may do, as long as nothing was forwarded [D6][D8].
-            guard clients[Int(client)].sealedBytes > 0 else {
-                dropQueued(client, out: &out)
-                return giveBack(client, claim: frame, nowUs: nowUs, out: &out)
+        guard shard != index else { return perform(message, nowUs: nowUs, out: &out) }
+        out.actions.append(.relay(shard: shard, message: UInt32(out.relayed.count)))
+        out.relayed.append(message)
+    }
+
+    /// A message of another shard.
+    package mutating func received(
+        _ message: RelayMessage, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        counters.relayedMessages &+= 1
+        perform(message, nowUs: nowUs, out: &out)
+    }
+
+    private mutating func perform(
+        _ message: RelayMessage, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        switch message {
+        case .open(let opening): openSupplier(opening, nowUs: nowUs, out: &out)
+        case .limit(let client, let limitBytes):
+            supplierLimit(client, limitBytes: limitBytes, out: &out)
+        case .cancel(let client, let code):
+            cancelSupplier(client, code, nowUs: nowUs, out: &out)
+        case .started(let client, let frame):
+            guard isBound(client), clients[Int(client.index)].phase == .running else { return }
+            clients[Int(client.index)].started = frame
+            out.actions.append(.started(slot: clients[Int(client.index)].task, frame))
+        case .bodySent(let client):
+            guard isBound(client) else { return }
+            clients[Int(client.index)].isBodyLent = false
+            dropBodyWhenUnneeded(client.index, out: &out)
+        case .ended(let client, let frame):
+            switch unbind(client) {
+            case .running: answerEnded(client.index, frame, nowUs: nowUs, out: &out)
+            case .cancelling:
+                clients[Int(client.index)].ending?.claim = frame.usage
+                report(client.index, nowUs: nowUs, out: &out)
+            default: preconditionFailure("an answer on a stream that has no supplier")
             }
-            (status, code) = (.supplierFailed, .supplierFailed)
+        case .lost(let client):
+            switch unbind(client) {
+            case .running: supplierLost(client.index, nowUs: nowUs, out: &out)
+            case .cancelling: report(client.index, nowUs: nowUs, out: &out)
+            default: preconditionFailure("a loss on a stream that has no supplier")
+            }
+        case .undelivered(let client):
+            switch unbind(client) {
+            case .running:
+                clients[Int(client.index)].phase = .queued
+                clients[Int(client.index)].starvedSinceMs = nil
+                out.requests.append(.undelivered(clients[Int(client.index)].task, client))
+            case .cancelling: report(client.index, nowUs: nowUs, out: &out)
+            default: preconditionFailure("a return on a stream that has no supplier")
+            }
+        case .unanswered(let client):
+            switch unbind(client) {
+            case .cancelling: report(client.index, nowUs: nowUs, out: &out)
+            default: preconditionFailure("unanswered without a CANCEL")
+            }
         }
-        clients[Int(client)].ending = ClientStream.Ending(
-            status: status, code: code, finishReason: frame.finishReason, claim: frame.usage)
-        drainAnswer(client, nowUs: nowUs, out: &out)
     }
 
-    /// The supplier is gone while it had the task.
-    mutating func supplierLost(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        let index = Int(client)
-        guard clients[index].sealedBytes > 0 else {
-            dropQueued(client, out: &out)
-            return giveBack(client, claim: nil, nowUs: nowUs, out: &out)
+    /// The supplier's end is done with the client's stream; answers the phase it is in. A stream
+    /// waits for this, so that it is always there.
+    private mutating func unbind(_ client: StreamRef) -> ClientStream.Phase {
+        precondition(isBound(client), "a supplier's end of a stream that did not wait for it")
+        clients[Int(client.index)].isBound = false
+        clients[Int(client.index)].isBodyLent = false
+        return clients[Int(client.index)].phase
+    }
+
+    private func isBound(_ client: StreamRef) -> Bool {
+        isCurrent(client) && clients[Int(client.index)].isBound
+    }
+
+    // MARK: Frames
+
+    /// TOKENS frames of another shard: whole frames, each with the index of this shard's client
+    /// stream as its number. Ranges in `out.actions` are places in `bytes`.
+    ///
+    /// No generation is needed: they come in order with the messages, and a stream waits for the
+    /// last of those before it ends.
+    package mutating func receivedRelay(
+        _ bytes: Span<UInt8>, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        var offset = 0
+        while offset < bytes.count {
+            guard let header = try? FrameHeader(decoding: bytes, at: offset) else {
+                preconditionFailure("a relayed frame is malformed")
+            }
+            let start = offset + FrameHeader.byteCount
+            counters.relayedFrames &+= 1
+            let client = header.stream.rawValue
+            precondition(clients[Int(client)].isBound, "a frame of an unbound supplier")
+            if clients[Int(client)].phase == .running {
+                enqueue(
+                    header, start..<start + Int(header.payloadBytes), for: client,
+                    nowUs: nowUs, out: &out)
+            } else {
+                counters.discardedTokenFrames += 1
+            }
+            offset += header.frameBytes
         }
-        clients[index].ending = ClientStream.Ending(status: .supplierLost, code: .supplierLost)
-        drainAnswer(client, nowUs: nowUs, out: &out)
     }
 
-    /// What is queued goes out, then the end is reported.
-    private mutating func drainAnswer(
-        _ client: UInt32, nowUs: UInt64, out: inout ShardOutput
-    ) {
-        clients[Int(client)].phase = .draining
-        // What is left is within the client's credit: only its socket can hold it up now.
-        clients[Int(client)].starvedSinceMs = nil
-        guard clients[Int(client)].queuedBytes == 0 else { return }
-        report(client, nowUs: nowUs, out: &out)
-    }
-
-    /// Nothing of an answer left: another supplier may try. The dispatcher decides whether.
-    mutating func giveBack(
-        _ client: UInt32, claim: EndFrame?, nowUs: UInt64, out: inout ShardOutput
-    ) {
-        let index = Int(client)
-        clients[index].phase = .queued
-        clients[index].enqueuedBytes = 0
-        clients[index].sealedBytes = 0
-        clients[index].started = nil
-        clients[index].starvedSinceMs = nil
-        unready(client: client)
-        // Told to the client only when there is nobody else [D9].
-        var report = TaskReport(
-            task: clients[index].task,
-            status: claim == nil ? .supplierLost : .supplierFailed,
-            code: claim == nil ? .supplierLost : .supplierFailed)
-        report.durationUs = nowUs - clients[index].submittedUs
-        out.requests.append(.redispatch(report.task, reference(ofStream: client), report))
-    }
-
-    /// Ends a task before its answer did: cancel, deadline, loss of the client, drain. Nothing
-    /// more is forwarded. A supplier that has it is told, and waited for.
-    mutating func endEarly(
-        _ client: UInt32, status: TaskStatus, code: WireCode, nowUs: UInt64,
+    /// A TOKENS frame joins its client's queue. `header` has its flags and tokens as they are
+    /// forwarded; its stream is not looked at.
+    mutating func enqueue(
+        _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
         out: inout ShardOutput
     ) {
-        let index = Int(client)
-        switch clients[index].phase {
-        case .idle, .cancelling, .finishing:
-            return
-        case .uploading:
-            abandon(client, code == .deadlineExceeded ? .uploadTimeout : code, out: &out)
-        case .queued:
-            clients[index].ending = ClientStream.Ending(status: status, code: code)
-            report(client, nowUs: nowUs, out: &out)
-        case .draining:
-            dropQueued(client, out: &out)
-            unready(client: client)
-            let claim = clients[index].ending?.claim
-            clients[index].ending = ClientStream.Ending(
-                status: status, code: code, claim: claim)
-            report(client, nowUs: nowUs, out: &out)
-        case .running:
-            dropQueued(client, out: &out)
-            unready(client: client)
-            clients[index].ending = ClientStream.Ending(status: status, code: code)
-            cancelSupplier(client, code: code, nowUs: nowUs, out: &out)
+        let enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
+        out.actions.append(
+            .enqueueTokens(
+                stream: client, headerWord: header.firstWord, streamID: enqueued.id.rawValue,
+                start: UInt32(truncatingIfNeeded: place.lowerBound),
+                count: header.payloadBytes))
+        if !enqueued.isReady { makeReady(client: client, out: &out) }
+        if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
+            refreshStarvation(client, nowMs: nowUs / 1_000)
         }
-    }
-
-    private mutating func cancelSupplier(
-        _ client: UInt32, code: WireCode, nowUs: UInt64, out: inout ShardOutput
-    ) {
-        let bound = clients[Int(client)].supplier
-        let slot = Int(bound)
-        guard suppliers[slot].isAssignSent else {
-            // It never heard of the task: no CANCEL, no END.
-            out.requests.append(
-                .slotFreed(reference(suppliers[slot].connection), suppliers[slot].offer))
-            releaseSupplier(bound)
-            clients[Int(client)].supplier = noIndex
-            return report(client, nowUs: nowUs, out: &out)
-        }
-        suppliers[slot].phase = .cancelled
-        unready(supplier: bound)
-        send(
-            .cancel(suppliers[slot].id, CancelFrame(code: code)),
-            on: suppliers[slot].connection, out: &out)
-        // Sending may have cut the supplier's connection; its streams end when it is closed.
-        clients[Int(client)].phase = .cancelling
-        streamTimers.schedule(client, atMs: nowUs / 1_000 + WireLimits.cancelGraceMs)
-    }
-
-    /// The supplier did not answer CANCEL in time: the task ends with what is known, the
-    /// supplier's slot stays taken until its END comes.
-    private mutating func quarantine(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        let bound = clients[Int(client)].supplier
-        suppliers[Int(bound)].phase = .quarantined
-        suppliers[Int(bound)].client = noIndex
-        clients[Int(client)].supplier = noIndex
-        counters.quarantinedSlots += 1
-        report(client, nowUs: nowUs, out: &out)
-    }
-
-    /// The end is final: the dispatcher writes it down and releases END.
-    mutating func report(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        let index = Int(client)
-        precondition(clients[index].supplier == noIndex, "reported with a supplier bound")
-        guard let ending = clients[index].ending else {
-            preconditionFailure("reported without an ending")
-        }
-        clients[index].phase = .finishing
-        streamTimers.cancel(client)
-        var report = TaskReport(
-            task: clients[index].task, status: ending.status, code: ending.code)
-        report.finishReason = ending.finishReason
-        report.claim = ending.claim
-        report.started = clients[index].started
-        report.deliveredTokens = clients[index].deliveredTokens
-        report.deliveredReasoningTokens = clients[index].deliveredReasoningTokens
-        report.deliveredPayloadBytes = clients[index].deliveredPayloadBytes
-        report.ttftUs = clients[index].ttftUs
-        report.durationUs = nowUs - clients[index].submittedUs
-        out.requests.append(.finished(reference(ofStream: client), report))
     }
 
     // MARK: Credit
 
-    /// Tells the supplier its new limit: at once when the client's own limit binds, else when it
-    /// has grown by half the reserve.
-    mutating func refreshSupplierLimit(_ client: UInt32, out: inout ShardOutput) {
+    /// Tells the supplier's end its new limit: at once when the client's own limit binds, else
+    /// when it has grown by half the reserve.
+    mutating func refreshSupplierLimit(
+        _ client: UInt32, nowUs: UInt64, out: inout ShardOutput
+    ) {
         let index = Int(client)
-        let bound = clients[index].supplier
-        guard bound != noIndex, suppliers[Int(bound)].phase == .running,
-            suppliers[Int(bound)].isAssignSent
-        else { return }
+        guard clients[index].isBound, clients[index].phase == .running else { return }
         let limit = clients[index].supplierLimitBytes
-        let sent = suppliers[Int(bound)].limitSentBytes
-        guard limit > sent else { return }
+        let told = clients[index].limitToldBytes
+        guard limit > told else { return }
         let isClientBound = limit == clients[index].clientLimitBytes
-        guard isClientBound || limit - sent >= UInt64(clients[index].reserveBytes) / 2 else {
+        guard isClientBound || limit - told >= UInt64(clients[index].reserveBytes) / 2 else {
             return
         }
-        suppliers[Int(bound)].limitSentBytes = limit
-        send(
-            .credit(suppliers[Int(bound)].id, CreditFrame(limitBytes: limit)),
-            on: suppliers[Int(bound)].connection, out: &out)
+        clients[index].limitToldBytes = limit
+        post(
+            .limit(reference(ofStream: client), limitBytes: limit),
+            to: clients[index].supplierShard, nowUs: nowUs, out: &out)
     }
 
     /// Notes since when the client's credit has been too short for a frame.
@@ -193,43 +166,5 @@ extension ShardMachine {
         clients[index].starvedSinceMs = nowMs
         streamTimers.schedule(
             client, atMs: min(clients[index].deadlineMs, nowMs + limits.stalledMs))
-    }
-
-    // MARK: Time
-
-    mutating func streamExpired(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        let index = Int(client)
-        let nowMs = nowUs / 1_000
-        switch clients[index].phase {
-        case .idle, .finishing:
-            return
-        case .uploading:
-            abandon(client, .uploadTimeout, out: &out)
-        case .cancelling:
-            quarantine(client, nowUs: nowUs, out: &out)
-        case .queued, .running, .draining:
-            if nowMs >= clients[index].deadlineMs {
-                return endEarly(
-                    client, status: .deadlineExceeded, code: .deadlineExceeded, nowUs: nowUs,
-                    out: &out)
-            }
-            if let since = clients[index].starvedSinceMs {
-                guard nowMs < since + limits.stalledMs else {
-                    counters.stalledReaders += 1
-                    return endEarly(
-                        client, status: .cancelled, code: .stalled, nowUs: nowUs, out: &out)
-                }
-                streamTimers.schedule(
-                    client, atMs: min(clients[index].deadlineMs, since + limits.stalledMs))
-            } else {
-                streamTimers.schedule(client, atMs: clients[index].deadlineMs)
-            }
-        }
-    }
-
-    /// The drain's time is over.
-    mutating func drained(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        guard clients[Int(client)].phase != .idle else { return }
-        endEarly(client, status: .drained, code: .drained, nowUs: nowUs, out: &out)
     }
 }

@@ -18,7 +18,8 @@ extension ShardMachine {
                     stream: head, atMostBytes: min(spaceBytes, BrokerLimits.quantumBytes))
             case .supplier:
                 guard
-                    let segment = supplierSegment(head, spaceBytes: spaceBytes, nowUs: nowUs)
+                    let segment = supplierSegment(
+                        head, spaceBytes: spaceBytes, nowUs: nowUs, out: &out)
                 else {
                     unready(supplier: head)
                     continue
@@ -54,27 +55,26 @@ extension ShardMachine {
         dropBodyWhenUnneeded(stream, out: &out)
         guard clients[index].queuedBytes == 0 else {
             makeReady(client: stream, out: &out)
-            return refreshSupplierLimit(stream, out: &out)
+            return refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
         }
         if clients[index].phase == .draining {
             report(stream, nowUs: nowUs, out: &out)
         } else {
-            refreshSupplierLimit(stream, out: &out)
+            refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
         }
     }
 
     private mutating func supplierSegment(
-        _ bound: UInt32, spaceBytes: Int, nowUs: UInt64
+        _ bound: UInt32, spaceBytes: Int, nowUs: UInt64, out: inout ShardOutput
     ) -> SendSegment? {
         let slot = Int(bound)
-        let client = suppliers[slot].client
-        guard suppliers[slot].phase == .running, client != noIndex else { return nil }
+        guard suppliers[slot].phase == .running else { return nil }
         guard suppliers[slot].isAssignSent else {
-            return assignSegment(bound, client: client, spaceBytes: spaceBytes, nowUs: nowUs)
+            return assignSegment(bound, spaceBytes: spaceBytes, nowUs: nowUs, out: &out)
         }
         let sendable = bodyBytesSendable(bound)
         let offset = Int(suppliers[slot].sentBodyBytes)
-        let left = Int(clients[Int(client)].terms.bodyBytes) - offset
+        let left = Int(suppliers[slot].terms.bodyBytes) - offset
         guard sendable > 0, sendable == left || sendable >= WireLimits.bodyFrameBytesMin else {
             return nil
         }
@@ -83,43 +83,50 @@ extension ShardMachine {
         guard count == left || count >= WireLimits.bodyFrameBytesMin else { return .needsSpace }
         suppliers[slot].sentBodyBytes += UInt32(count)
         rotate(supplier: bound)
-        return .body(suppliers[slot].id, client: client, offset: offset, count: count)
+        tellBodySent(bound, nowUs: nowUs, out: &out)
+        return .body(suppliers[slot].id, supplier: bound, offset: offset, count: count)
     }
 
     private mutating func assignSegment(
-        _ bound: UInt32, client: UInt32, spaceBytes: Int, nowUs: UInt64
+        _ bound: UInt32, spaceBytes: Int, nowUs: UInt64, out: inout ShardOutput
     ) -> SendSegment? {
         let slot = Int(bound)
-        let index = Int(client)
         let fixed = FrameHeader.byteCount + AssignFrame.fixedBytes + 28
         guard spaceBytes >= fixed + WireLimits.bodyFrameBytesMin else { return .needsSpace }
         let nowMs = nowUs / 1_000
-        var terms = clients[index].terms
-        let deadlineMs = clients[index].deadlineMs
+        var terms = suppliers[slot].terms
+        let deadlineMs = suppliers[slot].deadlineMs
         terms.deadlineMs = UInt32(max(1, deadlineMs - min(deadlineMs - 1, nowMs)))
-        let limit = clients[index].supplierLimitBytes
+        let limit = suppliers[slot].firstLimitBytes
         var frame = AssignFrame(
-            task: clients[index].taskID, offer: suppliers[slot].offer, terms: terms,
+            task: suppliers[slot].task, offer: suppliers[slot].offer, terms: terms,
             creditLimitBytes: limit)
-        frame.trace = clients[index].trace
+        frame.trace = suppliers[slot].trace
         let inline = min(bodyBytesSendable(bound), spaceBytes - fixed)
         suppliers[slot].isAssignSent = true
         suppliers[slot].limitSentBytes = limit
         suppliers[slot].sentBodyBytes = UInt32(inline)
         rotate(supplier: bound)
-        return .assign(suppliers[slot].id, frame, client: client, bodyBytes: inline)
+        tellBodySent(bound, nowUs: nowUs, out: &out)
+        return .assign(suppliers[slot].id, frame, supplier: bound, bodyBytes: inline)
+    }
+
+    /// The client's end may drop the body once the last of it went out. The shell copies it before
+    /// it performs anything.
+    private mutating func tellBodySent(_ bound: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        guard suppliers[Int(bound)].sentBodyBytes == suppliers[Int(bound)].terms.bodyBytes else {
+            return
+        }
+        let client = suppliers[Int(bound)].client
+        post(.bodySent(client), to: client.shard, nowUs: nowUs, out: &out)
     }
 
     /// A body is needed until its first answer byte was forwarded and its last byte sent.
-    private mutating func dropBodyWhenUnneeded(_ stream: UInt32, out: inout ShardOutput) {
+    mutating func dropBodyWhenUnneeded(_ stream: UInt32, out: inout ShardOutput) {
         let index = Int(stream)
-        guard clients[index].holdsBody, clients[index].sealedBytes > 0 else { return }
-        let bound = clients[index].supplier
-        if bound != noIndex,
-            suppliers[Int(bound)].sentBodyBytes < clients[index].terms.bodyBytes
-        {
-            return
-        }
+        guard clients[index].holdsBody, !clients[index].isBodyLent,
+            clients[index].sealedBytes > 0
+        else { return }
         clients[index].holdsBody = false
         out.actions.append(.dropBody(stream: stream))
     }

@@ -3,52 +3,117 @@ import SluiceWire
 // The supplier's end of a task: ASSIGN, body, TOKENS, END.
 extension ShardMachine {
     /// Opens a stream at the supplier. Where that cannot be, the task goes back at once.
-    mutating func assign(
-        _ stream: StreamRef, to supplier: ConnectionRef, _ offer: OfferID, _ taskID: TaskID,
-        nowUs: UInt64, out: inout ShardOutput
+    mutating func openSupplier(
+        _ opening: RelayOpening, nowUs: UInt64, out: inout ShardOutput
     ) {
-        guard isCurrent(stream), clients[Int(stream.index)].phase == .queued else {
-            // It ended while the dispatcher chose; its end is on the way there.
-            out.requests.append(.slotFreed(supplier, offer))
-            return
-        }
-        let client = stream.index
+        let supplier = opening.supplier
         guard isCurrent(supplier), connections[Int(supplier.index)].phase == .open,
             let id = connections[Int(supplier.index)].idleNumber(maxStreams: limits.maxStreams)
         else {
-            out.requests.append(.slotFreed(supplier, offer))
-            out.requests.append(.undelivered(clients[Int(client)].task, stream))
-            return
+            out.requests.append(.slotFreed(supplier, opening.offer))
+            return post(
+                .undelivered(opening.client), to: opening.client.shard, nowUs: nowUs, out: &out)
         }
-        let bound = openSupplier(supplier.index, id, offer, client: client)
+        let bound = takeSupplierSlot()
+        var opened = SupplierStream()
+        opened.generation = suppliers[Int(bound)].generation &+ 1
+        opened.phase = .running
+        opened.connection = supplier.index
+        opened.id = id
+        opened.offer = opening.offer
+        opened.isBound = true
+        opened.client = opening.client
+        opened.task = opening.task
+        opened.terms = opening.terms
+        opened.trace = opening.trace
+        opened.deadlineMs = opening.deadlineMs
+        opened.firstLimitBytes = opening.limitBytes
+        opened.bodyLimitBytes = connections[Int(supplier.index)].bodyCreditBytes
+        suppliers[Int(bound)] = opened
         connections[Int(supplier.index)].take(id, for: bound)
-        clients[Int(client)].phase = .running
-        clients[Int(client)].supplier = bound
-        clients[Int(client)].taskID = taskID
-        refreshStarvation(client, nowMs: nowUs / 1_000)
+        remember(opening.client, bound)
+        out.actions.append(.bindBody(supplier: bound, client: opening.client))
         makeReady(supplier: bound, out: &out)
     }
 
-    private mutating func openSupplier(
-        _ connection: UInt32, _ id: StreamID, _ offer: OfferID, client: UInt32
-    ) -> UInt32 {
-        let index: UInt32
-        if let idle = idleSuppliers.popLast() {
-            index = idle
-        } else {
-            index = UInt32(suppliers.count)
-            suppliers.append(SupplierStream())
+    private mutating func takeSupplierSlot() -> UInt32 {
+        if let idle = idleSuppliers.popLast() { return idle }
+        suppliers.append(SupplierStream())
+        return UInt32(suppliers.count - 1)
+    }
+
+    /// Which supplier stream a client's stream is bound to, so that its messages find it.
+    private mutating func remember(_ client: StreamRef, _ bound: UInt32) {
+        let shard = Int(client.shard)
+        while boundByClient.count <= shard { boundByClient.append([]) }
+        while boundByClient[shard].count <= Int(client.index) {
+            boundByClient[shard].append(noIndex)
         }
-        var opened = SupplierStream()
-        opened.generation = suppliers[Int(index)].generation &+ 1
-        opened.phase = .running
-        opened.connection = connection
-        opened.id = id
-        opened.offer = offer
-        opened.client = client
-        opened.bodyLimitBytes = connections[Int(connection)].bodyCreditBytes
-        suppliers[Int(index)] = opened
-        return index
+        boundByClient[shard][Int(client.index)] = bound
+    }
+
+    /// The supplier stream that this client's stream waits for; nil when its last message is under
+    /// way to the client.
+    private func bound(to client: StreamRef) -> UInt32? {
+        let shard = Int(client.shard)
+        guard shard < boundByClient.count, Int(client.index) < boundByClient[shard].count else {
+            return nil
+        }
+        let bound = boundByClient[shard][Int(client.index)]
+        guard bound != noIndex, suppliers[Int(bound)].isBound,
+            suppliers[Int(bound)].client == client
+        else { return nil }
+        return bound
+    }
+
+    /// A new limit of the answer: sent at once, or with ASSIGN.
+    mutating func supplierLimit(
+        _ client: StreamRef, limitBytes: UInt64, out: inout ShardOutput
+    ) {
+        guard let bound = bound(to: client) else { return }
+        let slot = Int(bound)
+        guard suppliers[slot].isAssignSent else {
+            suppliers[slot].firstLimitBytes = limitBytes
+            return
+        }
+        guard suppliers[slot].phase == .running else { return }
+        suppliers[slot].limitSentBytes = limitBytes
+        send(
+            .credit(suppliers[slot].id, CreditFrame(limitBytes: limitBytes)),
+            on: suppliers[slot].connection, out: &out)
+    }
+
+    /// The client's end wants no more of it: CANCEL, whose answer is waited for.
+    mutating func cancelSupplier(
+        _ client: StreamRef, _ code: WireCode, nowUs: UInt64, out: inout ShardOutput
+    ) {
+        guard let bound = bound(to: client) else { return }
+        let slot = Int(bound)
+        guard suppliers[slot].isAssignSent else {
+            // It never heard of the task: no CANCEL, no END.
+            out.requests.append(
+                .slotFreed(reference(suppliers[slot].connection), suppliers[slot].offer))
+            releaseSupplier(bound)
+            return post(.undelivered(client), to: client.shard, nowUs: nowUs, out: &out)
+        }
+        suppliers[slot].phase = .cancelled
+        unready(supplier: bound)
+        supplierTimers.schedule(bound, atMs: nowUs / 1_000 + WireLimits.cancelGraceMs)
+        // Sending may cut the supplier's connection; its streams end when it is closed.
+        send(
+            .cancel(suppliers[slot].id, CancelFrame(code: code)),
+            on: suppliers[slot].connection, out: &out)
+    }
+
+    /// The supplier did not answer CANCEL in time: the task ends with what is known, the
+    /// supplier's slot stays taken until its END comes.
+    mutating func supplierExpired(_ bound: UInt32, nowUs: UInt64, out: inout ShardOutput) {
+        guard suppliers[Int(bound)].phase == .cancelled else { return }
+        suppliers[Int(bound)].phase = .quarantined
+        suppliers[Int(bound)].isBound = false
+        counters.quarantinedSlots += 1
+        let client = suppliers[Int(bound)].client
+        post(.unanswered(client), to: client.shard, nowUs: nowUs, out: &out)
     }
 
     /// The hot path: one TOKENS frame from a supplier to its client's queue.
@@ -69,7 +134,7 @@ extension ShardMachine {
                 // Dropped: forwarded, it would spend the client's patience with this broker.
                 return unproductive(connection, header, nowUs: nowUs, out: &out)
             }
-            enqueue(header, place, for: client, nowUs: nowUs, out: &out)
+            forward(header, place, to: client, nowUs: nowUs, out: &out)
         case .discard:
             counters.discardedTokenFrames += 1
         case .notAssigned:
@@ -79,28 +144,26 @@ extension ShardMachine {
         }
     }
 
-    private mutating func enqueue(
-        _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
+    private mutating func forward(
+        _ header: FrameHeader, _ place: Range<Int>, to client: StreamRef, nowUs: UInt64,
         out: inout ShardOutput
     ) {
         counters.tokenFramesRelayed &+= 1
         var forwarded = header
         forwarded.flags.formIntersection(.forwarded)
         if forwarded.flags.contains(.error) { forwarded.tokens = 0 }
-        let enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
+        guard client.shard != index else {
+            return enqueue(forwarded, place, for: client.index, nowUs: nowUs, out: &out)
+        }
         out.actions.append(
-            .enqueueTokens(
-                stream: client, headerWord: forwarded.firstWord, streamID: enqueued.id.rawValue,
+            .relayTokens(
+                shard: client.shard, headerWord: forwarded.firstWord, client: client.index,
                 start: UInt32(truncatingIfNeeded: place.lowerBound),
                 count: header.payloadBytes))
-        if !enqueued.isReady { makeReady(client: client, out: &out) }
-        if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
-            refreshStarvation(client, nowMs: nowUs / 1_000)
-        }
     }
 
     mutating func supplierStarted(
-        _ connection: UInt32, _ header: FrameHeader, _ frame: StartedFrame,
+        _ connection: UInt32, _ header: FrameHeader, _ frame: StartedFrame, nowUs: UInt64,
         out: inout ShardOutput
     ) {
         guard let bound = connections[Int(connection)].stream(header.stream),
@@ -109,12 +172,12 @@ extension ShardMachine {
             return fail(connection, .unexpectedFrame, header: header, out: &out)
         }
         guard suppliers[Int(bound)].phase == .running else { return }
-        let client = Int(suppliers[Int(bound)].client)
-        guard clients[client].started == nil else {
+        guard !suppliers[Int(bound)].hasStarted else {
             return fail(connection, .unexpectedFrame, header: header, out: &out)
         }
-        clients[client].started = frame
-        out.actions.append(.started(slot: clients[client].task, frame))
+        suppliers[Int(bound)].hasStarted = true
+        let client = suppliers[Int(bound)].client
+        post(.started(client, frame), to: client.shard, nowUs: nowUs, out: &out)
     }
 
     mutating func supplierBodyCredit(
@@ -143,37 +206,25 @@ extension ShardMachine {
         else {
             return fail(connection, .unexpectedFrame, header: header, out: &out)
         }
+        let isBound = suppliers[Int(bound)].isBound
         let client = suppliers[Int(bound)].client
         connections[Int(connection)].unproductive.earn(limits: limits)
         out.requests.append(
             .slotFreed(reference(connection), suppliers[Int(bound)].offer))
         releaseSupplier(bound)
-        guard client != noIndex else { return }
-        clients[Int(client)].supplier = noIndex
-        switch clients[Int(client)].phase {
-        case .running: answerEnded(client, frame, nowUs: nowUs, out: &out)
-        case .cancelling:
-            clients[Int(client)].ending?.claim = frame.usage
-            report(client, nowUs: nowUs, out: &out)
-        case .idle, .uploading, .queued, .draining, .finishing:
-            preconditionFailure("a bound supplier in a phase that has none")
-        }
+        guard isBound else { return }
+        post(.ended(client, frame), to: client.shard, nowUs: nowUs, out: &out)
     }
 
     /// The supplier's connection is gone.
     mutating func supplierStreamLost(
         _ bound: UInt32, nowUs: UInt64, out: inout ShardOutput
     ) {
+        let isBound = suppliers[Int(bound)].isBound
         let client = suppliers[Int(bound)].client
         releaseSupplier(bound)
-        guard client != noIndex else { return }
-        clients[Int(client)].supplier = noIndex
-        switch clients[Int(client)].phase {
-        case .running: supplierLost(client, nowUs: nowUs, out: &out)
-        case .cancelling: report(client, nowUs: nowUs, out: &out)
-        case .idle, .uploading, .queued, .draining, .finishing:
-            preconditionFailure("a bound supplier in a phase that has none")
-        }
+        guard isBound else { return }
+        post(.lost(client), to: client.shard, nowUs: nowUs, out: &out)
     }
 
     /// The slot is idle again.
@@ -183,19 +234,16 @@ extension ShardMachine {
         unready(supplier: bound)
         connections[Int(connection)].release(suppliers[slot].id)
         connections[Int(connection)].idleNumbers.append(suppliers[slot].id.rawValue)
+        supplierTimers.cancel(bound)
         suppliers[slot].phase = .idle
-        suppliers[slot].client = noIndex
+        suppliers[slot].isBound = false
         idleSuppliers.append(bound)
     }
 
     /// Body bytes that may be sent to the supplier now.
     func bodyBytesSendable(_ bound: UInt32) -> Int {
-        let state = suppliers[Int(bound)]
-        guard state.client != noIndex else { return 0 }
-        let total = UInt64(clients[Int(state.client)].terms.bodyBytes)
-        return Int(
-            min(total, state.bodyLimitBytes)
-                - min(
-                    UInt64(state.sentBodyBytes), min(total, state.bodyLimitBytes)))
+        let total = UInt64(suppliers[Int(bound)].terms.bodyBytes)
+        let allowed = min(total, suppliers[Int(bound)].bodyLimitBytes)
+        return Int(allowed - min(UInt64(suppliers[Int(bound)].sentBodyBytes), allowed))
     }
 }

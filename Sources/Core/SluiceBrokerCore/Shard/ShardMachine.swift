@@ -5,10 +5,12 @@ package import SluiceWire
 ///
 /// The shell calls one method per event and performs the orders in `ShardOutput` in order. Time is
 /// an argument (monotonic microseconds). Owned by one thread. A client's and a supplier's end of a
-/// task meet only in `Relay.swift`.
+/// task meet only in `ShardMachine+Relay.swift`.
 package struct ShardMachine: ~Copyable {
     package let limits: BrokerLimits
     package let index: UInt16
+    /// Shards of this broker, told in WELCOME.
+    package let shardCount: UInt16
     /// Identity of the broker process, told in WELCOME.
     package let instance: UInt64
     package internal(set) var counters = ShardCounters()
@@ -18,23 +20,37 @@ package struct ShardMachine: ~Copyable {
     var suppliers: [SupplierStream] = []
     var idleClients: [UInt32] = []
     var idleSuppliers: [UInt32] = []
-    /// Deadlines of connections (by index) and of client streams (by index).
+    /// By shard, then client stream: the supplier stream that it is bound to.
+    var boundByClient: [[UInt32]] = []
+    /// First body bytes that may still land before the dispatcher has decided.
+    var landingFreeBytes: Int
+    /// Deadlines of connections, of client streams and of supplier streams, by index.
     var connectionTimers: TimerWheel
     var streamTimers: TimerWheel
+    var supplierTimers: TimerWheel
     var expired: [UInt32] = []
     /// GO-AWAY was sent; no new task is taken.
     package internal(set) var isDraining = false
     var drainDeadlineMs: UInt64 = .max
     /// Client streams that are not idle.
     package internal(set) var openTasks = 0
+    /// Supplier streams that are not idle.
+    package var openAssignments: Int { suppliers.count - idleSuppliers.count }
 
-    package init(limits: BrokerLimits, index: UInt16, instance: UInt64, nowUs: UInt64) {
+    package init(
+        limits: BrokerLimits, index: UInt16, shardCount: UInt16 = 1, instance: UInt64,
+        nowUs: UInt64
+    ) {
+        precondition(index < shardCount)
         self.limits = limits
         self.index = index
+        self.shardCount = shardCount
+        landingFreeBytes = limits.landingArenaBytes
         self.instance = instance
         connections = [Connection](repeating: Connection(), count: limits.connections)
         connectionTimers = TimerWheel(nowMs: nowUs / 1_000)
         streamTimers = TimerWheel(nowMs: nowUs / 1_000)
+        supplierTimers = TimerWheel(nowMs: nowUs / 1_000)
     }
 
     // MARK: Connections
@@ -92,10 +108,13 @@ package struct ShardMachine: ~Copyable {
 
     /// What WELCOME says on this connection.
     package func welcome(_ connection: UInt32) -> WelcomeFrame {
-        WelcomeFrame(
+        var frame = WelcomeFrame(
             maxStreams: limits.maxStreams, maxBodyBytes: limits.maxBodyBytes,
             uploadLimitBytes: limits.uploadAllowanceBytes, instance: instance,
             keepAliveMs: UInt32(limits.keepAliveMs))
+        frame.shard = index
+        frame.shardCount = shardCount
+        return frame
     }
 
     /// Stop taking tasks; what runs has `limits.drainMs` to end.
@@ -129,6 +148,7 @@ package struct ShardMachine: ~Copyable {
         let frame = ErrorFrame(
             code: code, kindAtFault: header?.rawKind ?? 0,
             streamAtFault: header?.stream ?? .connection)
+        connections[Int(connection)].controlBytes += ControlFrame.error(frame).frameBytes
         out.actions.append(.send(connection: connection, .error(frame)))
         close(connection, afterSending: true, out: &out)
     }
@@ -211,9 +231,8 @@ package struct ShardMachine: ~Copyable {
 
     /// `byteCount` control bytes were sealed.
     package mutating func sealedControl(_ connection: UInt32, byteCount: Int) {
-        let left = connections[Int(connection)].controlBytes - byteCount
-        // ERROR and WELCOME are not counted when they are queued.
-        connections[Int(connection)].controlBytes = max(0, left)
+        connections[Int(connection)].controlBytes -= byteCount
+        precondition(connections[Int(connection)].controlBytes >= 0, "sealed what was not queued")
     }
 
     // MARK: Time
@@ -230,6 +249,11 @@ package struct ShardMachine: ~Copyable {
         streamTimers.expire(nowMs: nowMs, into: &expired)
         for position in expired.indices {
             streamExpired(expired[position], nowUs: nowUs, out: &out)
+        }
+        expired.removeAll(keepingCapacity: true)
+        supplierTimers.expire(nowMs: nowMs, into: &expired)
+        for position in expired.indices {
+            supplierExpired(expired[position], nowUs: nowUs, out: &out)
         }
         guard nowMs >= drainDeadlineMs else { return }
         drainDeadlineMs = .max
@@ -301,6 +325,7 @@ package struct ShardMachine: ~Copyable {
             connections[Int(connection.index)].uploadLimitBytes = limits.uploadAllowanceBytes
             connections[Int(connection.index)].uploadLimitSentBytes = limits.uploadAllowanceBytes
             connections[Int(connection.index)].extraPoolFreeBytes = limits.extraPoolBytes
+            connections[Int(connection.index)].controlBytes += welcome(connection.index).frameBytes
             out.actions.append(.welcome(connection: connection.index))
             markDirty(connection.index, out: &out)
             connectionTimers.schedule(

@@ -18,6 +18,15 @@ package enum ShardAction {
         stream: UInt32, headerWord: UInt64, streamID: UInt32, start: UInt32, count: UInt32)
     /// Zero and release the TOKENS queue of the client stream.
     case dropTokens(stream: UInt32)
+    /// The body of the client stream is what supplier stream `supplier` sends from now on. A body
+    /// of another shard came with the `open` that is being performed.
+    case bindBody(supplier: UInt32, client: StreamRef)
+    /// Hand a TOKENS frame with this header to stream `client` of another shard.
+    case relayTokens(
+        shard: UInt16, headerWord: UInt64, client: UInt32, start: UInt32, count: UInt32)
+    /// Hand `out.relayed[message]` to another shard, behind every frame relayed so far. An `open`
+    /// takes the client stream's body along.
+    case relay(shard: UInt16, message: UInt32)
     /// Add to the open-task slot what has just been sealed to the client.
     case delivered(slot: TaskIndex, SealedTokens)
     /// Write the time to first token to the open-task slot.
@@ -32,11 +41,20 @@ package enum ShardAction {
 package struct ShardOutput: ~Copyable {
     package var actions: [ShardAction] = []
     package var requests: [DispatchRequest] = []
+    /// What `relay` actions name; forgotten with them.
+    package var relayed: [RelayMessage] = []
     /// Connections that have something to send since the list was last taken.
     package var dirty: [UInt32] = []
 
+    /// Every action is performed.
+    package mutating func removeActions() {
+        actions.removeAll(keepingCapacity: true)
+        relayed.removeAll(keepingCapacity: true)
+    }
+
     package init() {
         actions.reserveCapacity(1_024)
+        relayed.reserveCapacity(64)
         requests.reserveCapacity(256)
         dirty.reserveCapacity(256)
     }
@@ -55,7 +73,28 @@ package struct ShardCounters: Equatable, Sendable {
     package var discardedTokenFrames: UInt64 = 0
     package var protocolErrors: UInt64 = 0
     package var stalledReaders: UInt64 = 0
+    /// Messages and TOKENS frames that came from other shards.
+    package var relayedMessages: UInt64 = 0
+    package var relayedFrames: UInt64 = 0
     package var quarantinedSlots: UInt64 = 0
 
     package init() {}
+
+    /// The sum with another shard's.
+    package mutating func add(_ other: ShardCounters) {
+        connectionsAccepted &+= other.connectionsAccepted
+        connectionsCut &+= other.connectionsCut
+        framesReceived &+= other.framesReceived
+        tokenFramesRelayed &+= other.tokenFramesRelayed
+        tokensDelivered &+= other.tokensDelivered
+        answerBytesDelivered &+= other.answerBytesDelivered
+        bodyBytesReceived &+= other.bodyBytesReceived
+        lateFrames &+= other.lateFrames
+        discardedTokenFrames &+= other.discardedTokenFrames
+        protocolErrors &+= other.protocolErrors
+        stalledReaders &+= other.stalledReaders
+        quarantinedSlots &+= other.quarantinedSlots
+        relayedMessages &+= other.relayedMessages
+        relayedFrames &+= other.relayedFrames
+    }
 }

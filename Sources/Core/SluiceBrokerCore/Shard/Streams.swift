@@ -27,8 +27,9 @@ package struct ClientStream {
     package internal(set) var generation: UInt32 = 0
     /// `noIndex` once the client's connection is gone.
     var connection: UInt32 = noIndex
-    /// The supplier's stream, while there is one.
-    var supplier: UInt32 = noIndex
+    /// A supplier's end has the task, or is about to hear of it; at which shard.
+    var isBound = false
+    var supplierShard: UInt16 = 0
     var nextReady = noIndex
     var reserveBytes: UInt32 = 0
     /// Absolute limit of the answer in bytes, as the client gave it.
@@ -36,6 +37,8 @@ package struct ClientStream {
     /// TOKENS bytes (12 + payload) put into the queue and sealed; since the last dispatch.
     var enqueuedBytes: UInt64 = 0
     var sealedBytes: UInt64 = 0
+    /// The limit that the supplier's end was told last.
+    var limitToldBytes: UInt64 = 0
 
     /// Known once admitted.
     var task: TaskIndex = noIndex
@@ -44,6 +47,10 @@ package struct ClientStream {
     var deliveredPayloadBytes: UInt64 = 0
     /// The shell still holds body bytes of this stream.
     var holdsBody = false
+    /// The supplier's end still reads the body.
+    var isBodyLent = false
+    /// Landing bytes that this stream holds until the dispatcher has reserved its body.
+    var landingBytes: UInt32 = 0
     /// The dispatcher reserved the body: bytes above the free ones may come.
     var isAdmitted = false
     var receivedBodyBytes: UInt32 = 0
@@ -106,8 +113,11 @@ package struct SupplierStream {
     package internal(set) var phase: Phase = .idle
     var isAssignSent = false
     var isReady = false
-    /// The client's stream; `noIndex` once it is over.
-    var client: UInt32 = noIndex
+    /// The client's stream still waits for this one.
+    var isBound = false
+    /// STARTED came.
+    var hasStarted = false
+    var client = StreamRef(shard: 0, index: noIndex, generation: 0)
     /// TOKENS bytes received, and the limit that was sent.
     var receivedBytes: UInt64 = 0
     var limitSentBytes: UInt64 = 0
@@ -119,10 +129,17 @@ package struct SupplierStream {
     /// Body bytes sent, and the supplier's limit.
     var sentBodyBytes: UInt32 = 0
     var bodyLimitBytes: UInt64 = 0
+    /// What ASSIGN says.
+    var task = TaskID(instance: 0, counter: 0)
+    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
+    var trace: TraceContext?
+    var deadlineMs: UInt64 = 0
+    /// The limit to be sent with ASSIGN.
+    var firstLimitBytes: UInt64 = 0
 
     /// What to do with a TOKENS frame.
     enum TokensVerdict {
-        case forward(client: UInt32)
+        case forward(client: StreamRef)
         /// It came after CANCEL [K9].
         case discard
         case notAssigned
@@ -143,10 +160,12 @@ package enum SendSegment {
     /// Move whole TOKENS frames of this client stream's queue, at most `atMostBytes`, and report
     /// them with `sealedTokens`. None fits: seal what there is and ask again.
     case tokens(stream: UInt32, atMostBytes: Int)
-    /// Write this ASSIGN with `bodyBytes` of the body of client stream `client` from its start.
-    case assign(StreamID, AssignFrame, client: UInt32, bodyBytes: Int)
-    /// Write a BODY frame with `count` bytes of the body of client stream `client` from `offset`.
-    case body(StreamID, client: UInt32, offset: Int, count: Int)
+    /// Write this ASSIGN with `bodyBytes` of the body bound to supplier stream `supplier` from its
+    /// start, before anything else is asked.
+    case assign(StreamID, AssignFrame, supplier: UInt32, bodyBytes: Int)
+    /// Write a BODY frame with `count` bytes of the body bound to supplier stream `supplier` from
+    /// `offset`, before anything else is asked.
+    case body(StreamID, supplier: UInt32, offset: Int, count: Int)
     /// The next frame does not fit `spaceBytes`: seal what there is and ask again.
     case needsSpace
 }

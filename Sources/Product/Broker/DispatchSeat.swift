@@ -1,0 +1,136 @@
+import LockFree
+import SharedMemory
+import SluiceBrokerCore
+import SluiceRecordFormat
+
+/// The dispatcher with the files that it writes and the queues of the shards that ask it. Owned by
+/// one thread: shard 0's, or its own.
+struct DispatchSeat: ~Copyable {
+    private var dispatcher: Dispatcher
+    private var journal: InstanceJournal
+    private var directory: DirectoryReader
+    private var output = DispatcherOutput()
+    private let links: ShardLinks
+    /// By shard. Answers to the shard of this thread go to `ownMessages` instead.
+    private let outlets: [Outlet<ShardMessage>]
+    private let ownShard: UInt16?
+    /// Answers for the shard of this thread, oldest first.
+    private var ownMessages: [ShardMessage] = []
+    private let log: BrokerLog
+    private var lastPollUs: UInt64 = 0
+    private var lastSecondUs: UInt64 = 0
+
+    /// Requests of one shard that are looked at before the next one's turn.
+    private static let requestsPerTurn = 256
+
+    /// `ownShard` is the shard of the same thread, which calls `ask` for itself.
+    init(
+        journal: consuming InstanceJournal, directory: consuming DirectoryReader,
+        limits: BrokerLimits, openTasksMax: Int, links: ShardLinks, ownShard: UInt16?,
+        log: BrokerLog
+    ) {
+        dispatcher = Dispatcher(
+            limits: limits, instance: journal.id, openTasksMax: openTasksMax, seed: journal.id)
+        self.journal = journal
+        self.directory = directory
+        self.links = links
+        self.ownShard = ownShard
+        self.log = log
+        outlets = (0..<links.shardCount).map { Outlet(links.messages[$0], to: links.gauges[$0]) }
+    }
+
+    /// Whether another shard waits for an answer.
+    var hasRequests: Bool { !links.requests.allSatisfy(\.isEmpty) }
+
+    /// Answers that found no room in a queue.
+    var hasWaiting: Bool { outlets.contains { $0.waitingCount > 0 } }
+
+    /// Begins a turn: looks how much room the journal has.
+    mutating func begin() {
+        dispatcher.journalHasRoom(records: journal.freeRecords)
+    }
+
+    /// Answers what the shards of other threads asked; at most so many that others get their turn.
+    mutating func answerShards(nowUs: UInt64, wallUs: UInt64) {
+        for queue in links.requests {
+            var left = Self.requestsPerTurn
+            while left > 0, let request = queue.pop() {
+                dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &output)
+                left -= 1
+            }
+            queue.release()
+        }
+        finish()
+    }
+
+    /// Answers the shard of this thread.
+    mutating func ask(_ requests: [DispatchRequest], nowUs: UInt64, wallUs: UInt64) {
+        for request in requests {
+            dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &output)
+        }
+        finish()
+    }
+
+    var hasOwnMessages: Bool { !ownMessages.isEmpty }
+
+    /// Exchanges the answers to the shard of this thread, oldest first, for an empty list.
+    mutating func swapOwnMessages(_ empty: inout [ShardMessage]) { swap(&empty, &ownMessages) }
+
+    /// What was written is published before any shard can hear of it.
+    private mutating func finish() {
+        if !output.journal.isEmpty {
+            journal.write(output.journal)
+            output.journal.removeAll(keepingCapacity: true)
+            dispatcher.published()
+        }
+        for message in output.messages {
+            if message.shard == ownShard {
+                ownMessages.append(message)
+            } else {
+                outlets[Int(message.shard)].send(message)
+            }
+        }
+        output.messages.removeAll(keepingCapacity: true)
+    }
+
+    /// Ends a turn: what was said is shown to the shards.
+    func flush() {
+        for outlet in outlets { outlet.flush() }
+    }
+
+    /// What has time: credentials that changed, numbers for operators, slow clocks.
+    mutating func poll(nowUs: UInt64, wallUs: UInt64) {
+        guard nowUs - lastPollUs >= 100_000 else { return }
+        lastPollUs = nowUs
+        do {
+            for entry in try directory.poll() {
+                dispatcher.credentialChanged(entry, wallUs: wallUs, out: &output)
+            }
+        } catch {
+            log.event("directory_unreadable")
+        }
+        if nowUs - lastSecondUs >= 1_000_000 {
+            lastSecondUs = nowUs
+            dispatcher.advance(nowUs: nowUs, wallUs: wallUs, out: &output)
+            closeDeadInstances(wallUs: wallUs)
+        }
+        finish()
+        journal.report(dispatcher)
+    }
+
+    /// What the start could not finish for want of room in the ring.
+    private mutating func closeDeadInstances(wallUs: UInt64) {
+        guard !journal.isRecovered else { return }
+        do {
+            try journal.closeDeadInstances(wallUs: wallUs, waitMs: 0, log)
+        } catch {
+            log.event("recovery_failed")
+        }
+    }
+
+    /// Ends the instance in order. Every shard has ended before.
+    consuming func close() {
+        log.event("stopped", ("accepted", dispatcher.counters.accepted))
+        journal.close()
+    }
+}
