@@ -338,20 +338,32 @@ import Testing
         #expect(rig.ended.map(\.dispatches) == [1, 1, 1])
     }
 
-    @Test("a NAME never takes the room that open tasks have reserved")
+    @Test("a NAME never takes the room of open tasks: it waits, and its tasks wait for it")
     func namesKeepRoom() {
         var rig = Rig(ringRecords: JournalReserve.slack + 8)
         let supplier = rig.supplier()
-        var error: WireCode?
-        for number in 2...200 where error == nil {
+        for number in 2...50 {
             rig.say(supplier) {
                 OfferFrame(offer: OfferID(UInt32(number)), model: Rig.name("m\(number)"))
                     .encode(into: &$0)
+                GrantFrame(offer: OfferID(UInt32(number)), slots: 1).encode(into: &$0)
             }
-            error = rig.error(supplier)
         }
-        #expect(error == .invalidOffer)
+        #expect(rig.error(supplier) == nil)
         #expect(rig.broker.instance.freeRecords >= JournalReserve.slack)
+        let client = rig.client()
+        rig.submit(client, model: Rig.name("m50"))
+        #expect(rig.hear(client).last?.end?.code == .journalFull)
+        // The reader takes what is there; now there is room again.
+        for stream in UInt32(2)...40 where rig.accepted.isEmpty {
+            rig.broker.instance.release()
+            rig.submit(client, stream: stream, model: Rig.name("m50"))
+        }
+        #expect(rig.accepted.count == 1)
+        let records = rig.broker.instance.records
+        let named = records.firstIndex { NameRecord($0)?.name == Rig.name("m50") }
+        let accepted = records.firstIndex { AcceptedRecord($0) != nil }
+        #expect((named ?? .max) < (accepted ?? 0))
     }
 }
 
