@@ -77,7 +77,7 @@ import Worker
 
     func run() async throws {
         // Prompts pass through this process: a crash must print none of its memory.
-        guard ProcessGuard.harden() else {
+        guard ProcessGuard.harden(), ProcessGuard.wipeFreedMemory() else {
             throw ValidationError(
                 "cannot start again with crash backtraces off; is /proc mounted?")
         }

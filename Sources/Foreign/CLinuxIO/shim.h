@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <netinet/tcp.h>
@@ -262,6 +263,11 @@ static inline int sluice_eventfd(void) {
 static inline int sluice_eventfd_ring(int descriptor) {
     uint64_t one = 1;
     return sluice_result(write(descriptor, &one, sizeof one));
+}
+
+/// From now on glibc overwrites every block of the heap as it is freed.
+static inline int sluice_wipe_freed_memory(void) {
+    return mallopt(M_PERTURB, 0x55) == 1 ? 0 : -1;
 }
 
 /// Waits until the descriptor is readable, at most `timeout_ms`; 1 when it is, else 0.

@@ -45,6 +45,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     var nowUs: UInt64 = 0
     private var wallUs: UInt64 = 0
     private var lastReportUs: UInt64 = 0
+    private var gathering = GatherPolicy()
+    private var framesSeen: UInt64 = 0
     var stage = DrainStage.serving
     var closingSinceUs: UInt64 = 0
 
@@ -96,8 +98,11 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     // MARK: A turn
 
     private mutating func turn() {
+        let beganUs = nowUs
+        let waitedUs = MonotonicClock.nowUs
         let count = wait()
         nowUs = MonotonicClock.nowUs
+        if beganUs > 0 { noteTurn(busyUs: waitedUs - beganUs, sleptUs: nowUs - waitedUs) }
         wallUs = WallClock.nowUs
         seat?.begin()
         for position in 0..<count { handle(transport.event(at: position)) }
@@ -110,11 +115,21 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         flush()
     }
 
+    /// Says how the turn before this wait went.
+    private mutating func noteTurn(busyUs: UInt64, sleptUs: UInt64) {
+        let frames = shard.counters.tokenFramesRelayed &+ shard.counters.relayedFrames
+        gathering.turned(sleptUs: sleptUs, busyUs: busyUs, frames: frames &- framesSeen)
+        framesSeen = frames
+        statistics.add(.loopTurns)
+        statistics.add(.loopBusyUs, busyUs)
+    }
+
     /// Sleeps until something happens: at the socket, or in the mail of another thread.
     private mutating func wait() -> Int {
         let timeoutMs = shard.openTasks > 0 ? 20 : 100
         gauge.sleep.prepare()
-        let count = transport.wait(timeoutMs: hasMail ? 0 : hasWaiting ? 1 : timeoutMs)
+        let count = transport.wait(
+            timeoutMs: hasMail ? 0 : hasWaiting ? 1 : timeoutMs, gatherUs: gathering.waitUs)
         gauge.sleep.wake()
         return count
     }

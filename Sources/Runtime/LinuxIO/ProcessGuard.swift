@@ -23,6 +23,13 @@ package enum ProcessGuard {
         return true
     }
 
+    /// Makes the heap overwrite what is freed, for processes that hold content in ordinary memory
+    /// (the worker; the broker has an arena that wipes). Costs one pass over each block. False if
+    /// the allocator cannot do it.
+    package static func wipeFreedMemory() -> Bool {
+        sluice_wipe_freed_memory() == 0
+    }
+
     private static var isBacktraceOff: Bool {
         guard let value = unsafe getenv(variable) else { return false }
         return unsafe String(cString: value) == "enable=no"
