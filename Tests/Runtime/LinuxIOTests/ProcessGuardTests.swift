@@ -15,7 +15,9 @@ import LinuxIO
         memset(block, 0xC7, byteCount)
         let bytes = UnsafeRawPointer(block)
         free(block)
-        return (64..<byteCount - 64).count { bytes.load(fromByteOffset: $0, as: UInt8.self) == 0xC7 }
+        return (64..<byteCount - 64).count {
+            bytes.load(fromByteOffset: $0, as: UInt8.self) == 0xC7
+        }
     }
 
     /// Control: without it the canary is still there. Both in one test, since it cannot be undone.
