@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 import xml.etree.ElementTree as xml
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from support import ROOT
@@ -69,22 +70,37 @@ class Relay:
     def __init__(self, broker_port: int) -> None:
         self._broker_port = broker_port
         self.conversations: dict[int, Chunks] = {}
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
 
     def stop(self) -> None:
-        """Accepts no more."""
-        self._server.close()
+        """Drops every connection and waits for the ends of its threads."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        for each in (self._server, *self._sockets):
+            each.close()
+
+    def _start(self, run: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 peer, (_, port) = self._server.accept()
                 broker = socket.create_connection(("127.0.0.1", self._broker_port))
+                self._sockets += [peer, broker]
                 chunks = self.conversations.setdefault(port, [])
-                for way in ((True, peer, broker), (False, broker, peer)):
-                    threading.Thread(target=self._pump, args=(chunks, *way), daemon=True).start()
+                self._start(self._pump, chunks, True, peer, broker)
+                self._start(self._pump, chunks, False, broker, peer)
 
     def _pump(self, chunks: Chunks, from_peer: bool, source: socket.socket,
               target: socket.socket) -> None:

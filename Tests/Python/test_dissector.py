@@ -220,13 +220,15 @@ def session(lab: Lab) -> Running:
     client = lab.client()
     run = lab.run(client, supplier, model, body=b"a prompt", region="eu", data_policy=1,
                   trace=(1 << 63, 2, 3), affinity_keys=(b"k" * 16, b"l" * 16),
-                  price_ceilings=(200_000, 1 << 63), supply_types=0x81, hedge_copies=1)
+                  price_ceilings=(200_000, 1 << 63), supply_types=0x81, hedge_copies=1,
+                  reserve_bytes=65_536, credit=30_000)
     supplier.say(wire.Started(3, 1), run.slot)
     for flags, content in ((0, b"an"), (Flag.REASONING, b"why"), (0, b"swer")):
         run.tokens(content, 1, flags)
     for _ in range(12):
         run.tokens(b"x" * 2_000, 0)
     run.credit(1 << 20)
+    supplier.expect(wire.Credit, run.slot)
     run.end(input_tokens=3, cached_tokens=1, output_tokens=3, reasoning_tokens=1)
     client.expect_end(Code.COMPLETED, skip=(wire.Tokens, wire.Credit))
 
