@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 import struct
+from collections.abc import Iterator
 
 from sluice import wire
 from sluice.codes import HEADER_BYTES, MAX_PAYLOAD_BYTES, Code, Flag, Kind, Role
 
 from .lab import Lab, case, check
+from .peer import Peer
 from .transport import FRAMES_OF_ANY_KIND, whole
 
 VECTORS = pathlib.Path(__file__).resolve().parents[3] / "Protocol" / "Vectors"
@@ -98,38 +100,83 @@ def truncated_at_each_length(lab: Lab) -> None:
         peer.close()
 
 
-def _verdict(header: wire.Header) -> Code | None:
-    """What a broker says to a client's PING with a damaged header, in the order of [M1]."""
+def _verdict(header: wire.Header, payload: bytes, role: Role) -> Code | None:
+    """What a broker says to a frame with a damaged header, in the order of [M1] up to its form."""
     if header.payload_bytes > MAX_PAYLOAD_BYTES:
         return Code.FRAME_TOO_LARGE
     if header.kind not in _KNOWN:
         return None if header.ignorable else Code.UNKNOWN_KIND
-    if header.kind not in _OF_ANY | _OF_ROLE[Role.CLIENT]:
+    if header.kind not in _OF_ANY | _OF_ROLE[role]:
         return Code.UNEXPECTED_FRAME
     if header.kind < Kind.SUBMIT and header.stream != 0:
         return Code.UNEXPECTED_FRAME
-    return None if header.payload_bytes == 8 else Code.MALFORMED_PAYLOAD
+    if header.kind >= Kind.SUBMIT and not 1 <= header.stream <= 1_024:
+        return Code.STREAM_OUT_OF_RANGE
+    try:
+        wire.unpack(header, payload)
+    except wire.WireError as error:
+        return error.code
+    return None
+
+
+def _flipped(frame: bytes) -> Iterator[tuple[int, wire.Header, bytes]]:
+    """The frame with each bit of its header flipped, its payload cut or filled to the length."""
+    for bit in range(8 * HEADER_BYTES):
+        data = bytearray(frame[:HEADER_BYTES])
+        data[bit // 8] ^= 1 << bit % 8
+        header = wire.Header(*struct.unpack("<IBBHI", data))
+        size = min(header.payload_bytes, MAX_PAYLOAD_BYTES)
+        yield bit, header, frame[HEADER_BYTES:][:size].ljust(size, b"\0")
 
 
 @case("F1", "F2", "F3", "F4", "F5", "F6", "M1", seconds=40)
 def each_header_bit_flipped(lab: Lab) -> None:
     """A PING with each of its 96 header bits flipped: ignored where reserved, else its code."""
-    ping = wire.pack(wire.Ping(9))
-    for bit in range(8 * HEADER_BYTES):
-        data = bytearray(ping)
-        data[bit // 8] ^= 1 << bit % 8
-        header = wire.Header(*struct.unpack_from("<IBBHI", data))
-        code, client = _verdict(header), lab.client()
-        client.send(bytes(data), bytes(max(0, min(header.payload_bytes, MAX_PAYLOAD_BYTES) - 8)))
+    for bit, header, payload in _flipped(wire.pack(wire.Ping(9))):
+        code, client = _verdict(header, payload, Role.CLIENT), lab.client()
+        client.send(header.pack(), payload)
         try:
-            if code is None:
-                check(client.expect(wire.Pong).frame == wire.Pong(9), "F2", "no PONG")
-            elif header.kind != Kind.GO_AWAY:
+            if code is not None:
                 client.expect_error(code)
+            elif header.kind == Kind.PING:
+                check(client.expect(wire.Pong).frame == wire.Pong(9), "F2", "no PONG")
         except Exception as error:
             error.args = (f"bit {bit}: {error}",)
             raise
         client.close()
+
+
+@case("F1", "F2", "F3", "F4", "F5", "F6", "M1", seconds=60)
+def each_header_bit_of_a_task_flipped(lab: Lab) -> None:
+    """The same for SUBMIT of a client, and OFFER and TOKENS of a supplier that runs nothing."""
+    for role, frame in ((Role.CLIENT, wire.pack(wire.Submit(lab.model(), 40, b"x" * 40), 1)),
+                        (Role.SUPPLIER, wire.pack(wire.Offer(1, lab.model()))),
+                        (Role.SUPPLIER, wire.pack(wire.Tokens(b"x" * 8), 1))):
+        for bit, header, payload in _flipped(frame):
+            code, peer = _verdict(header, payload, role), lab.peer(role)
+            if code is None and header.kind in (Kind.TOKENS, Kind.END, Kind.STARTED):
+                code = Code.UNEXPECTED_FRAME  # on an idle slot [E10]
+            if code is None and header.kind in (Kind.GRANT, Kind.WITHDRAW):
+                code = Code.INVALID_OFFER
+            peer.send(header.pack(), payload)
+            try:
+                if code is not None:
+                    peer.expect_error(code)
+                elif header.kind == Kind.SUBMIT:
+                    _ended_or_open(peer, header)
+                else:
+                    peer.alive()
+            except Exception as error:
+                error.args = (f"kind 0x{frame[4]:02x}, bit {bit}: {error}",)
+                raise
+            peer.close()
+
+
+def _ended_or_open(peer: Peer, header: wire.Header) -> None:
+    """A SUBMIT for a model that nobody has ends on the stream that it names now."""
+    end = peer.expect_end(None, header.stream)
+    check(end.code in (Code.MODEL_UNKNOWN, Code.BODY_MISMATCH), "F2",
+          f"END {Code(end.code).label}")
 
 
 @case("F1", "Y3")

@@ -24,9 +24,8 @@ def _refused(client: Peer, code: Code, model: str, body_bytes: int = 2, body: by
 @case("Q1", "M2")
 def slot_taken(lab: Lab) -> None:
     """SUBMIT on a slot that uploads, runs or has been cancelled but not ended: stream_in_use."""
-    supplier, model = lab.serve(slots=3)
     for state in ("uploading", "accepted", "ending"):
-        client = lab.client()
+        client, (supplier, model) = lab.client(), lab.serve()
         if state == "uploading":
             client.say(wire.Submit(model, 5_000, b"", credit=4_096), 1)
         else:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import select
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
 
 from sluice import wire
 from sluice.codes import HEADER_BYTES, Code, Kind, Role
 
 from .lab import Lab, case, check
+from .libssl import KeyUpdater
 from .peer import Closed, Failed, Peer, Skipped, context, show
 
 _HANDSHAKE_SECONDS = 5  # [H1]
@@ -95,27 +91,52 @@ def no_session_tickets(lab: Lab) -> None:
     check(session is None or not session.has_ticket, "T3", "the broker issued a session ticket")
 
 
+def _cut(peer: Peer, data: bytes, offset: int) -> None:
+    """Sends a frame in two records, cut at the offset, or before its end where it is shorter."""
+    at = min(offset, len(data) - 1)
+    peer.send(data[:at])
+    peer.send(data[at:])
+
+
 @case("T4", "F4")
-def split_at_each_offset(lab: Lab) -> None:
-    """HELLO, PING and SUBMIT arrive split at every offset, each part in a record of its own."""
-    hello = wire.pack(lab.hello())
-    for offset in range(1, len(hello)):
-        peer = lab.connect()
-        peer.send(hello[:offset])
-        peer.send(hello[offset:])
-        peer.welcomed()
-        peer.close()
-    client, model = lab.client(), lab.model()
-    for value, offset in enumerate(range(1, HEADER_BYTES + 8)):
-        ping = wire.pack(wire.Ping(value))
-        client.send(ping[:offset])
-        client.send(ping[offset:])
-        check(client.expect(wire.Pong).frame == wire.Pong(value), "L1", "another value came back")
-    submit = wire.pack(wire.Submit(model, 5, b"hello", region="eu", trace=(1, 2, 3)), 1)
+def hello_split_at_each_offset(lab: Lab) -> None:
+    """HELLO of either role arrives split at every offset, each part in a record of its own."""
+    for role in (Role.CLIENT, Role.SUPPLIER):
+        hello = wire.pack(lab.hello(role))
+        for offset in range(1, len(hello)):
+            peer = lab.connect()
+            _cut(peer, hello, offset)
+            peer.welcomed()
+            peer.close()
+
+
+@case("T4", "F4", seconds=40)
+def each_frame_split_at_each_offset(lab: Lab) -> None:
+    """A task whose every frame is split, at each offset that the longest of them has."""
+    client, supplier, model = lab.client(), lab.supplier(), lab.model()
+    submit = wire.pack(wire.Submit(model, 5, b"he", credit=65_536, trace=(1, 2, 3)), 1)
     for offset in range(1, len(submit)):
-        client.send(submit[:offset])
-        client.send(submit[offset:])
-        client.expect_end(Code.MODEL_UNKNOWN)
+        for frame in (wire.Offer(offset, model, region="eu"), wire.Grant(offset, 1),
+                      wire.Pong(offset), wire.Ping(offset)):
+            _cut(supplier, wire.pack(frame), offset)
+        check(supplier.expect(wire.Pong).frame == wire.Pong(offset), "L1", "another value")
+        if offset == 1:
+            lab.settle(model)
+        for frame in (submit, wire.pack(wire.Body(b"llo"), 1), wire.pack(wire.Credit(1 << 20), 1)):
+            _cut(client, frame, offset)
+        client.expect(wire.Queued, 1)
+        seen = supplier.expect(wire.Assign)
+        check(getattr(seen.frame, "body") == b"hello", "T4", "the body arrived changed")
+        for frame in (wire.Started(1), wire.Tokens(b"answer")):
+            _cut(supplier, wire.pack(frame, seen.header.stream, 0, frame.kind == Kind.TOKENS),
+                 offset)
+        check(client.expect(wire.Tokens, 1).frame == wire.Tokens(b"answer"), "T4", "changed")
+        _cut(client, wire.pack(wire.Cancel(), 1), offset)
+        supplier.expect(wire.Cancel, seen.header.stream, skip=(wire.Credit,))
+        supplier.taken.discard(seen.header.stream)
+        _cut(supplier, wire.pack(wire.End(Code.CANCELLED), seen.header.stream), offset)
+        client.expect_end(Code.CANCELLED)
+        _cut(supplier, wire.pack(wire.Withdraw(offset)), offset)
 
 
 @case("T4")
@@ -141,17 +162,26 @@ def close_is_answered(lab: Lab) -> None:
         raise Failed(f"close_notify was not answered: {type(error).__name__} [T5]") from None
 
 
-@case("T5", "L7")
+@case("T5", "L7", seconds=30)
 def cut_off_frame_never_happened(lab: Lab) -> None:
-    """A SUBMIT without its last byte, then the end of TCP: nobody gets the task."""
+    """SUBMIT and OFFER cut off at each length by the end of TCP: no task, no offer."""
     supplier, model = lab.serve()
     submit = wire.pack(wire.Submit(model, 2, b"hi", credit=1_000), 1)
-    for end in (1, HEADER_BYTES, len(submit) - 1):
+    for end in range(1, len(submit)):
         client = lab.client()
         client.send(submit[:end])
         client.close(clean=False)
     supplier.quiet()
     supplier.alive()
+    name = lab.model()
+    offer = wire.pack(wire.Offer(1, name))
+    for end in range(1, len(offer)):
+        late = lab.supplier()
+        late.send(offer[:end])
+        late.close(clean=False)
+    asker = lab.client()
+    asker.say(wire.Submit(name, 0), 1)
+    asker.expect_end(Code.MODEL_UNKNOWN)
 
 
 @case("T5", "L7")
@@ -165,88 +195,36 @@ def loss_without_close_notify(lab: Lab) -> None:
     check(32 <= getattr(cancel.frame, "code") <= 47, "E7", "CANCEL without a reason")
 
 
-class _Shell:
-    """``openssl s_client``, whose line commands send KeyUpdates."""
+# MARK: KeyUpdate
 
-    def __init__(self, lab: Lab) -> None:
-        self._process = subprocess.Popen(
-            _s_client(lab), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert self._process.stdin and self._process.stdout
-        self._input, self._output = self._process.stdin, self._process.stdout
-        fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_NONBLOCK)
-        self._seen = b""
-        self.wait_for(lambda seen: b"Verify return code" in seen and b"---\n" in seen)
 
-    def write(self, data: bytes) -> None:
-        """Writes in one piece: a piece that begins with K is a command."""
-        with contextlib.suppress(OSError):
-            self._input.write(data)
-            self._input.flush()
-
-    def wait_for(self, holds: Callable[[bytes], bool], seconds: float = 5) -> bool:
-        """Reads until the condition holds, the broker closes or time is over."""
-        limit = time.monotonic() + seconds
-        while not holds(self._seen) and time.monotonic() < limit:
-            select.select([self._output], [], [], 0.1)
-            data = self._output.read(65_536)
-            if data:
-                self._seen += data
-            elif data == b"":
-                break
-        return holds(self._seen)
-
-    def key_update(self) -> None:
-        """Sends one KeyUpdate that asks for another; waits until the tool has done so."""
-        told = self._seen.count(b"KEYUPDATE")
-        self.write(b"K\n")
-        self.wait_for(lambda seen: seen.count(b"KEYUPDATE") > told, 2)
-
-    def frames(self, kind: type[wire.Frame], least: int = 1) -> bool:
-        """Whether frames of a kind came: looked for by their header among the tool's own lines."""
-        size = {wire.Welcome: 40, wire.Pong: 8}[kind]
-        header = wire.Header(size, kind.kind, 0, 0, 0).pack()
-        return self.wait_for(lambda seen: seen.count(header) >= least)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the broker ended the connection within 5 s."""
-        self.wait_for(lambda _: self._process.poll() is not None)
-        return self._process.poll() is not None
-
-    def stop(self) -> None:
-        """Ends the tool."""
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(OSError):
-            self._input.close()
-        self._output.close()
+def _frames(tls: KeyUpdater, decoder: wire.Decoder, kind: Kind) -> bool:
+    """Reads until a frame of the kind comes; false at the end of the connection."""
+    while data := tls.read():
+        if any(header.kind == kind for header, _ in decoder.feed(data)):
+            return True
+    return False
 
 
 def _key_updates(lab: Lab, count: int, every_seconds: float, data_between: bool = False) -> bool:
     """Sends HELLO, then KeyUpdates that ask for one; says whether the broker still answers."""
-    shell = _Shell(lab)
+    tls, decoder = KeyUpdater(lab.target), wire.Decoder()
     try:
-        shell.write(wire.pack(lab.hello()))
-        check(shell.frames(wire.Welcome), "H8", "no WELCOME through openssl s_client")
+        tls.write(wire.pack(lab.hello()))
+        check(_frames(tls, decoder, Kind.WELCOME), "H8", "no WELCOME through libssl")
         for _ in range(count):
-            shell.key_update()
-            if data_between:
-                shell.write(wire.pack(wire.Pong(1)))
+            if not tls.key_update() or data_between and not tls.write(wire.pack(wire.Pong(1))):
+                return False
             time.sleep(every_seconds)
-        shell.write(wire.pack(wire.Ping(1)))
-        answered = shell.frames(wire.Pong)
-        if not answered:
-            check(shell.closed, "T7", "neither an answer to PING nor the end of the connection")
-        return answered
+        return tls.write(wire.pack(wire.Ping(1))) and _frames(tls, decoder, Kind.PONG)
     finally:
-        shell.stop()
+        tls.close()
 
 
 @case("T7")
 def key_update_taken(lab: Lab) -> None:
-    """Three KeyUpdates are well; frames go on under the new keys."""
-    check(_key_updates(lab, 3, 0.15), "T7", "three KeyUpdates ended the connection")
+    """30 KeyUpdates at once, with data between them, are well; frames go on under new keys."""
+    check(_key_updates(lab, 30, 0, data_between=True), "T7", "30 KeyUpdates ended the connection")
 
 
 @case("T7")
@@ -258,7 +236,14 @@ def key_update_flood(lab: Lab) -> None:
 @case("T7", seconds=25)
 def key_updates_without_data(lab: Lab) -> None:
     """33 KeyUpdates without data between them end the connection, however slowly they come."""
-    check(not _key_updates(lab, 36, 0.2), "T7", "36 KeyUpdates without data were taken")
+    check(not _key_updates(lab, 36, 0.15), "T7", "36 KeyUpdates without data were taken")
+
+
+@case("T7", seconds=25)
+def key_updates_with_data(lab: Lab) -> None:
+    """40 KeyUpdates at 8 a second with data between them stay within the allowance."""
+    check(_key_updates(lab, 40, 0.125, data_between=True), "T7",
+          "40 KeyUpdates in 5 s ended the connection")
 
 
 # MARK: Handshake
