@@ -41,6 +41,8 @@ def _refused(lab: Lab, tls: ssl.SSLContext) -> ssl.SSLError:
         peer.socket.recv(1)
     except ssl.SSLError as error:
         return error
+    except TimeoutError:
+        raise Failed("the TLS handshake succeeded") from None
     except OSError as error:
         return ssl.SSLError(str(error))
     raise Failed("the TLS handshake succeeded")
