@@ -146,7 +146,8 @@ class Lab:
 
     def settle(self, model: str) -> None:
         """Waits until the model is known: a filter that nobody meets tells it without running."""
-        probe, limit = self.client(), time.monotonic() + _SETTLE_SECONDS
+        probe = self.client()
+        limit = time.monotonic() + _SETTLE_SECONDS * self.target.patience
         while time.monotonic() < limit:
             probe.say(wire.Submit(model, 0, region="~nowhere~"), 1)
             end = probe.expect_end(None)

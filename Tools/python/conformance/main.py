@@ -88,8 +88,9 @@ def run_all(cases: list[Case], target: Target, jobs: int) -> list[Outcome]:
             if future in done:
                 outcomes.append(future.result())
                 del waiting[future]
-            elif now - started.get(each.name, now) > 2 * each.seconds:
-                outcomes.append(Outcome(each, "fail", "took more than its time", now))
+            elif now - started.get(each.name, now) > 2 * each.seconds * target.patience:
+                outcomes.append(Outcome(
+                    each, "fail", "took more than its time", now - started[each.name]))
                 del waiting[future]
     pool.shutdown(wait=False, cancel_futures=True)
     return sorted(outcomes, key=lambda outcome: list(CASES).index(outcome.case.name))
@@ -113,6 +114,8 @@ def _arguments() -> argparse.ArgumentParser:
                         help="a supplier token; a second one, of another supplier, shows more")
     parser.add_argument("--case", action="append", default=[], help="only this case")
     parser.add_argument("--jobs", type=int, default=4, help="cases at once")
+    parser.add_argument("--patience", type=float, default=1,
+                        help="times as long as usual to wait for what must come")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--list", action="store_true", help="name the cases and the excuses")
     return parser
@@ -134,7 +137,8 @@ def main() -> int:
         parser.error(f"no such case: {', '.join(unknown)}" if unknown
                      else "needs HOST:PORT, --ca, --key and --token")
     host, _, port = options.broker.rpartition(":")
-    target = Target(host.strip("[]"), int(port), options.ca, options.key, tuple(options.token))
+    target = Target(host.strip("[]"), int(port), options.ca, options.key, tuple(options.token),
+                    options.patience)
     cases = [each for name, each in CASES.items() if not options.case or name in options.case]
     outcomes = run_all(cases, target, options.jobs)
     for each, verdict, detail, seconds in outcomes:

@@ -35,6 +35,8 @@ class Target(NamedTuple):
     ca_file: str
     key: str
     tokens: tuple[str, ...]
+    patience: float = 1
+    """How many times longer than usual to wait for what must come: for a loaded machine."""
 
 
 class Seen(NamedTuple):
@@ -74,6 +76,7 @@ class Peer:
         except (OSError, ssl.SSLError):
             self.raw.close()
             raise
+        self._patience = target.patience
         self._decoder = wire.Decoder()
         self._inbox: list[Seen] = []
         self.welcome: wire.Welcome | None = None
@@ -173,6 +176,7 @@ class Peer:
     def expect(self, kind: type[FrameType], stream: int | None = None, seconds: float = 5,
                skip: tuple[type[wire.Frame], ...] = ()) -> Seen:
         """The next frame must be of this kind; those in ``skip`` may come before."""
+        seconds *= self._patience
         limit = time.monotonic() + seconds
         while True:
             try:
@@ -200,6 +204,7 @@ class Peer:
 
         What was on its way before the fault may come first.
         """
+        seconds *= self._patience
         limit = time.monotonic() + seconds
         try:
             while (seen := self.next(max(0.001, limit - time.monotonic()))) is not None:
@@ -215,6 +220,7 @@ class Peer:
 
     def expect_closed(self, seconds: float = 5) -> None:
         """The end of the connection, with close_notify and without another frame."""
+        seconds *= self._patience
         try:
             seen = self.next_of_case(seconds)
         except Closed as closed:

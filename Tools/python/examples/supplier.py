@@ -4,8 +4,6 @@
     Tools/python/examples/supplier.py HOST:PORT --ca FILE --token TOKEN [--model NAME]
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import pathlib
@@ -28,10 +26,9 @@ def shout(task: Assignment, prompt: bytes) -> Iterator[str]:
 async def main() -> None:
     """Offers the model until the connection ends; Ctrl-C closes it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("broker", help="HOST:PORT")
-    parser.add_argument("--ca", required=True, help="PEM file that signed the broker")
-    parser.add_argument("--token", required=True)
-    parser.add_argument("--model", default="shout")
+    parser.add_argument("broker")
+    for name, default in (("--ca", None), ("--token", None), ("--model", "shout")):
+        parser.add_argument(name, default=default, required=default is None)
     options = parser.parse_args()
     host, _, port = options.broker.rpartition(":")
     async with await Supplier.connect(host, int(port), ca_file=options.ca,
@@ -39,6 +36,4 @@ async def main() -> None:
         supplier.offer(Offer(options.model, output_price=600_000), from_generator(shout), slots=8)
         print(await supplier.wait())
 
-
-if __name__ == "__main__":
-    asyncio.run(main())
+asyncio.run(main())

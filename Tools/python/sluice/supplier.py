@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -75,13 +76,17 @@ class Assignment:
         self._taken = 0
         self._received = 0
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._started: Callable[[int, int], None] = lambda _input, _cached: None
         self._put(request.body)
 
     def started(self, input_tokens: int, cached_tokens: int = 0) -> None:
-        """Says once how many tokens the prompt has [D3]."""
+        """Says once how many tokens the prompt has [D3]. A generator's thread may call it too."""
         self.input_tokens, self.cached_tokens = input_tokens, cached_tokens
-        self._started(input_tokens, cached_tokens)
+        if threading.get_ident() == self._thread:
+            self._started(input_tokens, cached_tokens)
+        else:
+            self._loop.call_soon_threadsafe(self._started, input_tokens, cached_tokens)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Reading it gives the broker credit for more [U11]."""
