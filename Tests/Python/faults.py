@@ -244,13 +244,15 @@ def acts_after_a_fault(link: Link, way: str, header: wire.Header, payload: bytes
 
 # MARK: Life
 
-_loses("loses-pongs", "PING is not answered", FROM_BROKER, Kind.PONG)
+_patches("wrong-pongs", "PING is answered with another value", FROM_BROKER, Kind.PONG,
+         lambda payload: bytes([payload[0] ^ 1]) + payload[1:])
 
 
 @fault()
 def never_floods(link: Link, way: str, header: wire.Header, payload: bytes) -> list[bytes]:
     """What is unproductive is swallowed, however much comes."""
-    if way == FROM_BROKER:
+    link.count += header.kind == Kind.WELCOME
+    if way == FROM_BROKER or not link.count:
         return _raw(header, payload)
     if header.kind == Kind.PING and len(payload) == 8 and header.stream == 0:
         link.to_peer.write(wire.pack(wire.Pong(*struct.unpack("<Q", payload))))
@@ -260,7 +262,7 @@ def never_floods(link: Link, way: str, header: wire.Header, payload: bytes) -> l
         raises = limit > link.limits.get(header.stream, 5_000)
         link.limits[header.stream] = max(limit, link.limits.get(header.stream, 5_000))
         return _raw(header, payload) if raises else []
-    useless = (header.kind in (Kind.PONG, Kind.CANCEL)
+    useless = (header.kind == Kind.PONG
                or header.kind not in wire.FRAMES and header.ignorable
                or header.kind == Kind.TOKENS and not payload and not header.tokens
                or header.kind == Kind.BODY and len(payload) < 1_024)

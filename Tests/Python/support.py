@@ -29,11 +29,19 @@ TOKENS = [f"st-{number}" + "0123456789abcdef" * 4 for number in range(4)]
 _CLIENT, _SUPPLIER, _REVOKED = 1, 2, 1
 
 
-def broker_program() -> str | None:
-    """The broker to test, or None."""
-    candidates = [os.environ.get("SLUICE_BROKER", "")]
-    candidates += [str(ROOT / ".build" / build / "sluice-broker") for build in ("release", "debug")]
-    return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
+def program(name: str, variable: str) -> str:
+    """A program of this build. Where the variable names one, it must be there; else the test is
+    skipped without a build."""
+    named = os.environ.get(variable)
+    if named:
+        if not os.access(named, os.X_OK):
+            raise AssertionError(f"{variable}: no program {named}")
+        return named
+    for build in ("release", "debug"):
+        path = str(ROOT / ".build" / build / name)
+        if os.access(path, os.X_OK):
+            return path
+    raise unittest.SkipTest(f"no {name}: build it or set {variable}")
 
 
 def _crc32c(data: bytes) -> int:
@@ -98,27 +106,25 @@ class Broker:
     @classmethod
     def start(cls, *options: str) -> Broker:
         """Starts a broker with a certificate and directory of its own."""
-        program = broker_program()
-        if program is None:
-            raise unittest.SkipTest("no broker: build it or set SLUICE_BROKER")
+        broker = program("sluice-broker", "SLUICE_BROKER")
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-py-", dir=base))
         (folder / "run").mkdir(mode=0o700)
         write_directory(folder / "directory")
         certificate, key = make_certificate(folder)
-        command = [program, "--run", str(folder / "run"), "--directory", str(folder / "directory"),
+        command = [broker, "--run", str(folder / "run"), "--directory", str(folder / "directory"),
                    "--certificate", certificate, "--private-key", key, "--port", "0"]
         with open(folder / "log", "w") as log:
             process = subprocess.Popen(
                 [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
-        broker = cls("127.0.0.1", 0, certificate, process, folder)
+        running = cls("127.0.0.1", 0, certificate, process, folder)
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
             if event.get("event") == "listening":
-                broker.port = int(event.get("port") or event["address"].rpartition(":")[2])
-                return broker
-        broker.stop()
+                running.port = int(event.get("port") or event["address"].rpartition(":")[2])
+                return running
+        running.stop()
         raise RuntimeError(f"the broker did not start: {(folder / 'log').read_text()}")
 
     def stop(self) -> None:

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import unittest
 
 import faulty
+from expected_red import CONTROLS, EXPECTED
+from faults import FAULTS
 from support import KEY, ROOT, TOKENS, Broker
 from conformance import excused, lab, main
 from conformance.peer import Target
 
 PAGE = main.SPECIFICATION.read_text()
+PATIENCE = 2
+COMMAND = [sys.executable, str(ROOT / "Tools" / "conformance")]
 
-# A fault, whether it says goodbye, cases that it must turn red, and cases that it must leave green.
-FAULTS: list[tuple[faulty.Fault, bool, list[str], list[str]]] = [
-    (faulty.faithful, True, [], [
-        "pings-answered", "one-end-after-all-tokens", "tokens-one-for-one", "queued-once-and-first",
-        "tokens-beyond-the-limit", "grant-bounds-open-streams", "hello-twice", "wrong-role",
-        "flags-cleared-when-forwarded", "cancel-grace-and-quarantine", "close-is-answered",
-        "fields-out-of-range", "client-credit-reaches-the-supplier"]),
-    (faulty.faithful, False, ["hello-twice", "first-frame-not-hello"], ["pings-answered"]),
-    (faulty.drops_end, True, ["one-end-after-all-tokens", "slot-again-after-end",
-                              "refused-before-the-body"], ["pings-answered"]),
-    (faulty.deaf_to_cancel, True, ["tokens-after-cancel-dropped", "cancel-before-acceptance",
-                                   "cancel-grace-and-quarantine"], ["tokens-one-for-one"]),
-    (faulty.ignores_credit, True, ["tokens-beyond-the-limit", "client-credit-reaches-the-supplier",
-                                   "control-frames-need-no-credit"], ["tokens-one-for-one"]),
-    (faulty.wrong_codes, True, ["hello-twice", "wrong-role", "fields-out-of-range",
-                                "credentials-unknown"], ["pings-answered"]),
-    (faulty.skips_unknown_kinds, True, ["unknown-kinds-refused"], ["unknown-kinds-skipped"]),
-    (faulty.loses_pongs, True, ["pings-answered", "split-at-each-offset"], ["hello-twice"]),
-    (faulty.queues_twice, True, ["queued-once-and-first"], ["pings-answered"]),
-    (faulty.loses_tokens, True, ["tokens-one-for-one", "one-end-after-all-tokens"],
-     ["pings-answered"]),
-    (faulty.keeps_flags, True, ["flags-cleared-when-forwarded", "tokens-one-for-one"],
-     ["pings-answered"]),
-    (faulty.grants_more, True, ["grant-bounds-open-streams", "lower-grant-takes-nothing-back",
-                                "connection-grant-bounds-all-offers"], ["tokens-one-for-one"]),
-    (faulty.no_quarantine, True, ["cancel-grace-and-quarantine"], ["cancel-before-acceptance"]),
-    (faulty.reads_oversize, True, ["invalid-vectors-of-tasks"], ["pings-answered"]),
-]
+
+def family(name: str) -> str:
+    """The module of a case: transport, frames, life, supply, submitting, tasks or ending."""
+    return lab.CASES[name].run.__module__.rpartition(".")[2]
 
 
 class CoverageTests(unittest.TestCase):
@@ -60,67 +41,78 @@ class CoverageTests(unittest.TestCase):
         self.assertEqual(len(main.uncovered(page)), 2)
 
     def test_list_names_every_case_and_excuse(self) -> None:
-        listed = subprocess.run([ROOT / "Tools" / "conformance", "--list"], capture_output=True,
-                                text=True, check=True).stdout
+        listed = subprocess.run([*COMMAND, "--list"], capture_output=True, text=True,
+                                check=True).stdout
         for name in [*lab.CASES, *excused.EXCUSED]:
             self.assertIn(name, listed)
+
+    def test_every_family_of_cases_is_shown_to_fail(self) -> None:
+        self.assertEqual(EXPECTED.keys(), FAULTS.keys())
+        red = {family(name) for names in EXPECTED.values() for name in names}
+        self.assertEqual(red, {family(name) for name in lab.CASES})
 
 
 class BrokerTests(unittest.TestCase):
     """The cases against a broker, right and with faults."""
 
-    broker: Broker
+    def setUp(self) -> None:
+        # One for each test or fault: a broker bounds the model names of a supplier [S11].
+        self.broker = Broker.start()
+        self.addCleanup(lambda: self.broker.stop())
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.broker = Broker.start()
+    def verdicts(self, port: int, names: set[str]) -> dict[str, tuple[str, str]]:
+        """What the cases find at a port, each with its detail."""
+        target = Target("127.0.0.1", port, self.broker.ca_file, KEY, tuple(TOKENS[:2]), PATIENCE)
+        cases = [case for name, case in lab.CASES.items() if name in names]
+        return {each.case.name: (each.verdict, each.detail)
+                for each in main.run_all(cases, target, jobs=8)}
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.broker.stop()
-
-    def target(self, port: int) -> Target:
-        """The broker, or a proxy in front of it."""
-        return Target("127.0.0.1", port, self.broker.ca_file, KEY, tuple(TOKENS[:2]))
+    def test_each_fault_turns_exactly_its_cases_red(self) -> None:
+        for name, fault in FAULTS.items():
+            with self.subTest(fault=name, breaks=fault.summary):
+                red = EXPECTED[name]
+                proxy = faulty.FaultyBroker(self.broker, fault)
+                try:
+                    found = self.verdicts(proxy.port, red | CONTROLS)
+                    # A busy machine can make a case late: what surprises is asked once more.
+                    odd = {case for case, (verdict, _) in found.items()
+                           if (verdict == "fail") != (case in red)}
+                    found |= self.verdicts(proxy.port, odd)
+                finally:
+                    proxy.stop()
+                    self.broker.stop()
+                    self.broker = Broker.start()
+                failed = {case: detail for case, (verdict, detail) in found.items()
+                          if verdict != "pass"}
+                self.assertEqual(failed.keys(), red, failed)
 
     def test_the_broker_passes_every_case(self) -> None:
-        slow = os.environ.get("SLUICE_SLOW_TESTS") == "1"
-        cases = [case for case in lab.CASES.values() if slow or case.seconds < 60]
-        outcomes = main.run_all(cases, self.target(self.broker.port), jobs=4)
-        failed = [f"{each.case.name}: {each.detail}" for each in outcomes if each.verdict != "pass"]
-        self.assertEqual(failed, [])
-
-    def test_each_fault_turns_its_cases_red_and_no_other(self) -> None:
-        for fault, goodbye, red, green in FAULTS:
-            proxy = faulty.FaultyBroker(self.broker, fault, goodbye)
-            try:
-                cases = [lab.CASES[name] for name in red + green]
-                outcomes = main.run_all(cases, self.target(proxy.port), jobs=4)
-                verdicts = {each.case.name: (each.verdict, each.detail) for each in outcomes}
-                for name in red + green:
-                    with self.subTest(fault=fault.__name__, goodbye=goodbye, case=name):
-                        expected = "fail" if name in red else "pass"
-                        self.assertEqual(verdicts[name][0], expected, verdicts[name][1])
-            finally:
-                proxy.stop()
+        if os.environ.get("SLUICE_SLOW_TESTS") != "1":
+            self.skipTest("Tools/conformance --dev does this; SLUICE_SLOW_TESTS=1 does it here too")
+        failed = {case: detail for case, (verdict, detail) in self.verdicts(
+            self.broker.port, set(lab.CASES)).items() if verdict != "pass"}
+        self.assertEqual(failed, {})
 
     def test_the_command_says_what_it_found_and_exits_accordingly(self) -> None:
-        command = [sys.executable, str(ROOT / "Tools" / "conformance"),
-                   f"127.0.0.1:{self.broker.port}", "--ca", self.broker.ca_file, "--key", KEY,
-                   "--token", TOKENS[0], "--case", "pings-answered"]
-        good = subprocess.run([*command, "--json"], capture_output=True, text=True)
-        self.assertEqual(good.returncode, 0)
-        self.assertIn('"verdict": "pass"', good.stdout)
-        proxy = faulty.FaultyBroker(self.broker, faulty.loses_pongs)
+        options = ["--ca", self.broker.ca_file, "--key", KEY, "--token", TOKENS[0],
+                   "--case", "pings-answered"]
+        good = subprocess.run([*COMMAND, f"127.0.0.1:{self.broker.port}", *options, "--json"],
+                              capture_output=True, text=True)
+        self.assertEqual(good.returncode, 0, good.stderr)
+        self.assertEqual(json.loads(good.stdout) | {"seconds": 0},
+                         {"case": "pings-answered", "rules": ["L1"], "verdict": "pass",
+                          "detail": "", "seconds": 0})
+        proxy = faulty.FaultyBroker(self.broker, FAULTS["wrong-pongs"])
         try:
-            command[2] = f"127.0.0.1:{proxy.port}"
-            bad = subprocess.run(command, capture_output=True, text=True)
+            bad = subprocess.run([*COMMAND, f"127.0.0.1:{proxy.port}", *options],
+                                 capture_output=True, text=True)
         finally:
             proxy.stop()
         self.assertEqual(bad.returncode, 1)
         self.assertIn("fail pings-answered", bad.stdout)
-        unused = subprocess.run([*command[:2], "--case", "none"], capture_output=True, text=True)
-        self.assertEqual(unused.returncode, 2)
+        for wrong in (["--case", "none"], ["127.0.0.1:1"], ["--dev", "none"]):
+            run = subprocess.run([*COMMAND, *wrong], capture_output=True, text=True)
+            self.assertEqual(run.returncode, 2)
 
 
 if __name__ == "__main__":

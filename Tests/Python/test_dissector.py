@@ -272,6 +272,14 @@ def session(lab: Lab) -> Running:
 class SessionTests(Comparison):
     """One session through a relay, with a key log: the relay's capture, and tshark's own."""
 
+    broker: Broker
+    key_log: str
+    live: pathlib.Path
+    relayed: pathlib.Path
+    refusal: str | None
+    run_of_session: Running
+    taps: dict[int, Tap]
+
     @classmethod
     def setUpClass(cls) -> None:
         cls.broker = Broker.start()
@@ -281,7 +289,6 @@ class SessionTests(Comparison):
         cls.key_log = str(pathlib.Path(folder.name) / "keys")
         relay = captures.Relay(cls.broker.port)
         cls.addClassCleanup(relay.stop)
-        cls.port = relay.port
         cls.live = pathlib.Path(folder.name) / "live.pcapng"
         capture = captures.Capture(cls.live, relay.port)
         cls.refusal = capture.start()

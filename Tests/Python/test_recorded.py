@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import signal
 import subprocess
 import time
@@ -18,7 +17,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import transcripts
-from support import KEY, OTHER_KEY, ROOT, TOKENS, Broker
+from support import KEY, OTHER_KEY, TOKENS, Broker, program
 from test_session import Script, ScriptedBroker
 from transcripts import BROKER, PEER, Exchange, Passed, Transcript, answered, exchanges
 from conformance.lab import Lab
@@ -232,7 +231,7 @@ class Replay:
 
 def _comparable(frame: wire.Frame, cancelled: bool) -> dict[str, Any]:
     """The fields of a broker's frame that do not depend on the moment or the deployment."""
-    fields = dataclasses.asdict(frame)  # type: ignore[call-overload]
+    fields = dataclasses.asdict(frame)
     for name in ("instance", "counter", "deadline_ms", "retry_after_ms"):
         fields.pop(name, None)
     if isinstance(frame, wire.Assign):
@@ -508,13 +507,6 @@ class RecordedBrokerToProgramsTests(RecordedBrokerTests):
     test_the_python_client_asks_and_reads_the_same = None  # type: ignore[assignment]
     test_the_python_supplier_answers_the_same = None  # type: ignore[assignment]
 
-    def program(self, name: str) -> str:
-        """A program of this build, or the test is skipped."""
-        path = ROOT / ".build" / "release" / name
-        if not os.access(path, os.X_OK):
-            self.skipTest(f"no {name}: build it")
-        return str(path)
-
     async def test_sluice_ask_asks_and_prints_the_same(self) -> None:
         transcript = next(each for each in transcripts.transcripts()
                           if each.name == "version-1-programs")
@@ -531,7 +523,7 @@ class RecordedBrokerToProgramsTests(RecordedBrokerTests):
     async def _run_ask(self, peer: dict[str, Any], recorded: list[Exchange],
                        output: list[bytes]) -> None:
         process = await asyncio.create_subprocess_exec(
-            self.program("sluice"), "ask", "--broker", f"127.0.0.1:{self.port}", "--ca",
+            program("sluice", "SLUICE_COMMAND"), "ask", "--broker", f"127.0.0.1:{self.port}", "--ca",
             self.ca_file, "--key", KEY, *peer["options"], "-", stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
@@ -561,7 +553,7 @@ class RecordedBrokerToProgramsTests(RecordedBrokerTests):
 
     async def _run_worker(self, peer: dict[str, Any]) -> None:
         self.worker = await asyncio.create_subprocess_exec(
-            self.program("sluice-worker"), "--broker", f"127.0.0.1:{self.port}", "--ca",
+            program("sluice-worker", "SLUICE_WORKER"), "--broker", f"127.0.0.1:{self.port}", "--ca",
             self.ca_file, "--token", TOKENS[0], *peer["options"], stderr=subprocess.DEVNULL)
         self.addAsyncCleanup(self._stop_worker)
 

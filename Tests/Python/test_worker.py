@@ -6,26 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import unittest
 
-from support import ROOT
+from support import program
 from test_session import Script, ScriptedBroker, WELCOME
 from sluice import wire
 from sluice.codes import MAX_PAYLOAD_BYTES, Code, Flag, Kind
 
 CREDIT = 1 << 20
-
-
-def worker_program() -> str:
-    """The worker to test, or the test is skipped."""
-    candidates = [os.environ.get("SLUICE_WORKER", "")]
-    candidates += [str(ROOT / ".build" / build / "sluice-worker") for build in ("release", "debug")]
-    for path in candidates:
-        if path and os.access(path, os.X_OK):
-            return path
-    raise unittest.SkipTest("no worker: build it or set SLUICE_WORKER")
 
 
 class WorkerTests(ScriptedBroker):
@@ -34,8 +23,8 @@ class WorkerTests(ScriptedBroker):
     async def worker(self, *options: str) -> tuple[asyncio.subprocess.Process, Script, int]:
         """A worker with the engine echo, its script and the credit of its bodies."""
         process = await asyncio.create_subprocess_exec(
-            worker_program(), "--broker", f"127.0.0.1:{self.port}", "--ca", self.ca_file,
-            "--token", "t", "--engine", "echo", *options, stderr=asyncio.subprocess.DEVNULL)
+            program("sluice-worker", "SLUICE_WORKER"), "--broker", f"127.0.0.1:{self.port}",
+            "--ca", self.ca_file, "--token", "t", "--engine", "echo", *options, stderr=asyncio.subprocess.DEVNULL)
         self.addAsyncCleanup(self.stop, process)
         async with asyncio.timeout(10):
             script = await self.scripts.get()

@@ -132,7 +132,7 @@ def cancel_passes_what_is_unsent(lab: Lab) -> None:
     check(end.output_tokens == 1, "K9", f"{end.output_tokens} tokens billed")
 
 
-@case("E13", "C11", seconds=70)
+@case("E13", "C11", seconds=70, waits=True)
 def stalled_credit(lab: Lab) -> None:
     """A client that leaves a running task with less than 2,048 bytes for 30 s is ended stalled."""
     run = lab.running(credit=1_000)
@@ -148,7 +148,7 @@ def stalled_credit(lab: Lab) -> None:
     check(time.monotonic() - started > 29, "E13", "the task was ended early")
 
 
-@case("E13", seconds=70)
+@case("E13", seconds=70, waits=True)
 def stalled_socket(lab: Lab) -> None:
     """When a client's socket takes nothing for 30 s, its tasks are stalled and it is closed."""
     run = lab.running(credit=1 << 40, reserve_bytes=65_536)

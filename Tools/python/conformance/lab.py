@@ -28,6 +28,8 @@ class Case:
     rules: tuple[str, ...]
     seconds: float
     run: Callable[[Lab], None]
+    waits: bool = False
+    """Whether it waits for a limit of 30 s to pass."""
 
     @property
     def summary(self) -> str:
@@ -38,13 +40,13 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(*rules: str, seconds: float = 20) -> Callable[[Callable[[Lab], None]],
-                                                       Callable[[Lab], None]]:
+def case(*rules: str, seconds: float = 20, waits: bool = False) -> Callable[
+        [Callable[[Lab], None]], Callable[[Lab], None]]:
     """Registers a function as the case of its name."""
     def register(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
         name = function.__name__.replace("_", "-")
         assert name not in CASES and function.__doc__, name
-        CASES[name] = Case(name, rules, seconds, function)
+        CASES[name] = Case(name, rules, seconds, function, waits)
         return function
 
     return register

@@ -61,8 +61,8 @@ class KeyUpdater:
 
     def key_update(self) -> bool:
         """Sends a KeyUpdate that asks for one, in a record of its own; false once closed."""
-        return (self._library.SSL_key_update(self._tls, _REQUEST_ANOTHER) == 1
-                and self._library.SSL_do_handshake(self._tls) == 1)
+        return bool(self._library.SSL_key_update(self._tls, _REQUEST_ANOTHER) == 1
+                    and self._library.SSL_do_handshake(self._tls) == 1)
 
     def write(self, data: bytes) -> bool:
         """Writes everything; false once closed."""

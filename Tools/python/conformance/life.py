@@ -127,7 +127,7 @@ def allowance_comes_back(lab: Lab) -> None:
     client.alive()
 
 
-@case("L2", seconds=60)
+@case("L2", seconds=60, waits=True)
 def keep_alive(lab: Lab) -> None:
     """A silent peer is asked after keepAliveMs and told keep_alive_timeout after as long again."""
     client = lab.client()

@@ -321,7 +321,7 @@ def upload_at_the_deadline(lab: Lab) -> None:
     client.alive()
 
 
-@case("U9", seconds=60)
+@case("U9", seconds=60, waits=True)
 def upload_stalls(lab: Lab) -> None:
     """A body whose next byte stays out for 30 s is upload_timeout."""
     _, model = lab.serve()

@@ -118,20 +118,20 @@ def each_frame_split_at_each_offset(lab: Lab) -> None:
     client, supplier, model = lab.client(), lab.supplier(), lab.model()
     submit = wire.pack(wire.Submit(model, 5, b"he", credit=65_536, trace=(1, 2, 3)), 1)
     for offset in range(1, len(submit)):
-        for frame in (wire.Offer(offset, model, region="eu"), wire.Grant(offset, 1),
-                      wire.Pong(offset), wire.Ping(offset)):
+        offers: tuple[wire.Frame, ...] = (wire.Offer(offset, model, region="eu"),
+                                          wire.Grant(offset, 1), wire.Pong(1), wire.Ping(offset))
+        for frame in offers:
             _cut(supplier, wire.pack(frame), offset)
         check(supplier.expect(wire.Pong).frame == wire.Pong(offset), "L1", "another value")
         if offset == 1:
             lab.settle(model)
-        for frame in (submit, wire.pack(wire.Body(b"llo"), 1), wire.pack(wire.Credit(1 << 20), 1)):
-            _cut(client, frame, offset)
+        for data in (submit, wire.pack(wire.Body(b"llo"), 1), wire.pack(wire.Credit(1 << 20), 1)):
+            _cut(client, data, offset)
         client.expect(wire.Queued, 1)
         seen = supplier.expect(wire.Assign)
         check(getattr(seen.frame, "body") == b"hello", "T4", "the body arrived changed")
-        for frame in (wire.Started(1), wire.Tokens(b"answer")):
-            _cut(supplier, wire.pack(frame, seen.header.stream, 0, frame.kind == Kind.TOKENS),
-                 offset)
+        _cut(supplier, wire.pack(wire.Started(1), seen.header.stream), offset)
+        _cut(supplier, wire.pack(wire.Tokens(b"answer"), seen.header.stream, 0, 1), offset)
         check(client.expect(wire.Tokens, 1).frame == wire.Tokens(b"answer"), "T4", "changed")
         _cut(client, wire.pack(wire.Cancel(), 1), offset)
         supplier.expect(wire.Cancel, seen.header.stream, skip=(wire.Credit,))

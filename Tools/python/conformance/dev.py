@@ -1,0 +1,63 @@
+"""A deployment to hold to the specification: ``sluice dev`` of this build, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+
+from .peer import Target
+
+_PROGRAM = pathlib.Path(__file__).resolve().parents[3] / ".build" / "release" / "sluice"
+_START_SECONDS = 60
+_STOP_SECONDS = 20
+
+
+class NotStarted(Exception):
+    """``sluice dev`` did not get ready; says what it wrote."""
+
+
+def _token(folder: str, account: str) -> str:
+    """A token of a supplier identity of its own."""
+    issued = subprocess.run(
+        [str(_PROGRAM), "key", "issue", "--data", folder, "--supplier", "--account", account],
+        capture_output=True, text=True, check=True).stdout
+    return str(json.loads(issued)["secret"])
+
+
+@contextlib.contextmanager
+def deployment(backend: str, patience: float) -> Iterator[Target]:
+    """Starts broker, sidecar and worker with the backend; ends them behind the caller."""
+    with tempfile.TemporaryDirectory(prefix="sluice-conformance-") as folder:
+        with open(pathlib.Path(folder) / "log", "w") as log:
+            process = subprocess.Popen(
+                [str(_PROGRAM), "dev", "--data", f"{folder}/data", "--backend", backend],
+                stdout=subprocess.PIPE, stderr=log, text=True)
+        impatience = threading.Timer(_START_SECONDS, process.kill)
+        impatience.start()
+        try:
+            assert process.stdout is not None
+            ready = next((event for line in process.stdout
+                          if (event := json.loads(line)).get("event") == "ready"), None)
+            impatience.cancel()
+            if ready is None:
+                log_text = (pathlib.Path(folder) / "log").read_text()
+                raise NotStarted(f"sluice dev did not get ready: {log_text[-500:]}")
+            data = f"{folder}/data"
+            host, _, port = ready["broker"].rpartition(":")
+            tokens = tuple(_token(data, account) for account in ("first", "second"))
+            yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience)
+        finally:
+            impatience.cancel()
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
