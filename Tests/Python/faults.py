@@ -24,6 +24,7 @@ class Link:
 
     to_peer: asyncio.StreamWriter
     to_broker: asyncio.StreamWriter
+    task: asyncio.Task[None] | None = None
     count: int = 0
     marked: set[int] = field(default_factory=set)
     limits: dict[int, int] = field(default_factory=dict)
@@ -149,10 +150,11 @@ def asks_nobody(link: Link, way: str, header: wire.Header, payload: bytes) -> li
 
 @fault()
 def wrong_codes(_link: Link, way: str, header: wire.Header, payload: bytes) -> list[bytes]:
-    """ERROR always says protocol_violation, and every refusal queue_full."""
+    """ERROR always says protocol_violation, and every refusal but no_supplier queue_full."""
     if way == FROM_BROKER and header.kind == Kind.ERROR:
         payload = _patch(payload, "<H", 0, Code.PROTOCOL_VIOLATION)
-    if way == FROM_BROKER and header.kind == Kind.END and 48 <= payload[0] <= 79:
+    refuses = header.kind == Kind.END and 48 <= payload[0] <= 79
+    if way == FROM_BROKER and refuses and payload[0] != Code.NO_SUPPLIER:
         payload = _patch(payload, "<H", 0, Code.QUEUE_FULL)
     return _raw(header, payload)
 
@@ -377,8 +379,17 @@ def queues_twice(_link: Link, way: str, header: wire.Header, payload: bytes) -> 
 
 _patches("no-deadlines", "deadlines have no effect", TO_BROKER, Kind.SUBMIT,
          lambda payload: _patch(payload, "<I", 8, 0))
-_patches("no-reserves", "every task has the usual reserve", TO_BROKER, Kind.SUBMIT,
-         lambda payload: _patch(payload, "<I", 24, 0))
+_patches("no-reserves", "a reserve below the largest counts as the usual one", TO_BROKER,
+         Kind.SUBMIT, lambda payload: payload if payload[24:28] == b"\0\0\1\0"
+         else _patch(payload, "<I", 24, 0))
+@fault()
+def no_pool(_link: Link, way: str, header: wire.Header, payload: bytes) -> list[bytes]:
+    """QUEUED promises every reserve that was asked, beyond the pool of the connection."""
+    if way == FROM_BROKER and header.kind == Kind.QUEUED and payload[16:20] == b"\0\x20\0\0":
+        payload = _patch(payload, "<I", 16, 65_536)
+    return _raw(header, payload)
+
+
 _patches("no-times", "a refusal names no time to retry", FROM_BROKER, Kind.END,
          lambda payload: _patch(payload, "<I", 20, 0))
 
@@ -492,7 +503,8 @@ _patches("changes-terms", "the supplier is told another priority", FROM_BROKER, 
 
 # MARK: Ending
 
-_loses("drops-end", "no client ever gets END", FROM_BROKER, Kind.END)
+_loses("drops-end", "a task that completed gets no END", FROM_BROKER, Kind.END,
+       lambda _, payload: payload[0] == Code.COMPLETED)
 _loses("deaf-to-cancel", "CANCEL of a client has no effect, so that TOKENS are forwarded after it",
        TO_BROKER, Kind.CANCEL)
 

@@ -15,7 +15,8 @@ from sluice.codes import ALPN
 
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # writes after a close, of the cases
 _READ_BYTES = 65_536
-_WRITE_SECONDS = 10
+_CLOSING_SECONDS = 0.1
+_WRITE_SECONDS = 60
 
 
 class FaultyBroker:
@@ -25,6 +26,7 @@ class FaultyBroker:
         self._broker = broker
         self._fault = fault
         self.port = 0
+        self._links: list[Link] = []
         self._outward = ssl.create_default_context(cafile=broker.ca_file)
         self._outward.set_alpn_protocols([ALPN])
         self._loop = asyncio.new_event_loop()
@@ -59,25 +61,40 @@ class FaultyBroker:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.run_until_complete(asyncio.wait([*tasks, self._loop.create_task(
+            asyncio.sleep(_CLOSING_SECONDS))], timeout=_CLOSING_SECONDS * 10))
         self._loop.close()
 
     async def _accept(self, reader: asyncio.StreamReader, to_peer: asyncio.StreamWriter) -> None:
         from_broker, to_broker = await asyncio.open_connection(
             self._broker.host, self._broker.port, ssl=self._outward)
         link = Link(to_peer, to_broker)
-        up = asyncio.create_task(self._pump(link, TO_BROKER, reader, to_broker))
-        down = asyncio.create_task(self._pump(link, FROM_BROKER, from_broker, to_peer))
-        await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
-        if self._fault.keeps_lost_peers and up.done():
-            await down
-        if self._fault.goodbye:
+        link.task = asyncio.current_task()  # the loop itself holds it weakly
+        self._links.append(link)
+        try:
+            await self._relay(link, reader, from_broker)
+        finally:
+            if not self._fault.goodbye:
+                to_peer.transport.abort()
             to_peer.close()
-        else:
-            to_peer.transport.abort()
-        to_broker.close()
+            to_broker.close()
+            self._links.remove(link)
+
+    async def _relay(self, link: Link, reader: asyncio.StreamReader,
+                     from_broker: asyncio.StreamReader) -> None:
+        """Until one side ends; both, where the broker is not to notice that the peer has gone."""
+        up = asyncio.create_task(self._pump(link, TO_BROKER, reader, link.to_broker))
+        down = asyncio.create_task(self._pump(link, FROM_BROKER, from_broker, link.to_peer))
+        try:
+            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            if self._fault.keeps_lost_peers and up.done():
+                await down
+        finally:
+            up.cancel()
+            down.cancel()
 
     # MARK: Frames
 

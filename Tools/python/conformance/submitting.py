@@ -339,6 +339,7 @@ def body_credit_of_suppliers(lab: Lab) -> None:
     lab.submit(lab.client(), model, body)
     seen = supplier.expect(wire.Assign)
     received, limit = cast(wire.Assign, seen.frame).body, 4_096
+    check(len(received) <= limit, "U11", f"ASSIGN with {len(received)} bytes within {limit}")
     while len(received) < len(body):
         frame = supplier.next_of_case(0.5)
         if frame is not None:
