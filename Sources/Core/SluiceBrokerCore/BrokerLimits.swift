@@ -40,8 +40,13 @@ package struct BrokerLimits: Sendable {
 
     /// Tasks that may be open at once (slots of the open-task table).
     package var openTasks = 65_536
-    /// Tasks that may wait for one model.
+    /// Tasks that may wait for one model, those whose body is arriving included, and the bytes
+    /// of their bodies in whole chunks.
     package var queuedTasksPerModel = 4_096
+    package var queuedBytesPerModel = 128 * 1_024 * 1_024
+    /// The same for one account, all models together.
+    package var queuedTasksPerAccount = 2_048
+    package var queuedBytesPerAccount = 64 * 1_024 * 1_024
     /// Models one supplier identity may introduce.
     package var modelsPerIdentity = 256
     /// Models known to one broker.
@@ -50,6 +55,17 @@ package struct BrokerLimits: Sendable {
     package var offers = 65_536
     /// Dispatches of one task: the first and at most two more.
     package static let dispatchesMax = 3
+    /// Further dispatches of a model's tasks: at most this part of the first ones over the last
+    /// 10 to 20 s, or `retryFloor` where that is more.
+    package var retryPercent: UInt64 = 20
+    package var retryFloor: UInt64 = 32
+    /// A failing supplier is left alone for so long, twice as long each time its probe fails.
+    package var breakerBackoffMs: UInt64 = 1_000
+    package var breakerBackoffMaxMs: UInt64 = 30_000
+    /// A supplier that sent no token for so long (and four times what it needs) has failed.
+    package var firstTokenMs: UInt64 = 10_000
+    /// Prefixes of conversations whose supplier is remembered, 24 bytes each.
+    package var affinityEntries = 65_536
 
     /// TLS and HELLO, each.
     package var handshakeMs: UInt64 = 5_000

@@ -43,9 +43,26 @@ package struct Submission: Sendable {
     package var terms: TaskTerms
     package var model: ModelName
     package var filters: OfferFilters
+    package var affinityKeys: AffinityKeys
     package var trace: TraceContext?
     package var reserveBytes: UInt32
     package var bodyComplete: Bool
+
+    package init(
+        stream: StreamRef, connection: ConnectionRef, terms: TaskTerms, model: ModelName,
+        filters: OfferFilters, affinityKeys: AffinityKeys, trace: TraceContext?,
+        reserveBytes: UInt32, bodyComplete: Bool
+    ) {
+        self.stream = stream
+        self.connection = connection
+        self.terms = terms
+        self.model = model
+        self.filters = filters
+        self.affinityKeys = affinityKeys
+        self.trace = trace
+        self.reserveBytes = reserveBytes
+        self.bodyComplete = bodyComplete
+    }
 }
 
 /// How a task ended, as its client's shard saw it.
@@ -66,6 +83,16 @@ package struct TaskReport: Sendable {
     package var ttftUs: UInt64?
     /// SUBMIT in → end known.
     package var durationUs: UInt64 = 0
+    /// The supplier ended it `declined`: no strike [S9].
+    package var isDeclined = false
+    /// The supplier did not answer CANCEL in time [E8].
+    package var isUnanswered = false
+
+    package init(task: TaskIndex, status: TaskStatus, code: WireCode) {
+        self.task = task
+        self.status = status
+        self.code = code
+    }
 }
 
 /// What opens a task's stream at its supplier's shard. The body is whole and stays where it is
@@ -200,10 +227,21 @@ package struct Assignment: Sendable {
 package enum WinReason: UInt8, Sendable {
     /// Never dispatched.
     case none = 0
-    /// No other offer was eligible.
-    case onlyEligible = 1
-    /// It had the smallest part of its slots in use.
-    case leastLoaded = 2
-    /// Equal to others in everything; chosen by turn.
-    case turn = 3
+    /// No other offer of the model had a free slot.
+    case onlyFree = 1
+    /// It read a prefix of the same conversation before.
+    case affinity = 2
+    /// Best for a task that prefers balance, price, latency or throughput.
+    case balanced = 3
+    case cheapest = 4
+    case earliest = 5
+    case fastest = 6
+    /// Equal to others; it is on the client's own shard.
+    case ownShard = 7
+    /// Equal to others; drawn.
+    case drawn = 8
+    /// The task waited, and this was the first slot that it could have.
+    case waited = 9
+    /// Its supplier's breaker is half-open: this task tries it.
+    case probe = 10
 }

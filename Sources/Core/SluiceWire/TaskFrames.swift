@@ -59,7 +59,7 @@ package struct SubmitFrame: Equatable, Sendable {
     package var idempotencyKey: Range<Int>?
     /// Most copies at once; 1 = no hedging.
     package var hedgeCopies: UInt8 = 1
-    package var affinityKeys: Int = 0
+    package var affinityKeys = AffinityKeys()
     package var trace: TraceContext?
     /// Place of the first body bytes in the payload; may be empty.
     package var inlineBody: Range<Int> = 0..<0
@@ -114,7 +114,9 @@ package struct SubmitFrame: Equatable, Sendable {
             where value.count % 16 == 0
                 && (1...WireLimits.affinityKeysMax).contains(
                     value.count / 16):
-                affinityKeys = value.count / 16
+                for start in stride(from: value.lowerBound, to: value.upperBound, by: 16) {
+                    affinityKeys.append(bytes.littleEndian64(at: start))
+                }
             case ExtensionType.priceCeilings where value.count == 16:
                 filters.inputCeiling = bytes.littleEndian64(at: value.lowerBound)
                 filters.outputCeiling = bytes.littleEndian64(at: value.lowerBound + 8)
@@ -192,6 +194,56 @@ package struct OfferFilters: Equatable, Sendable {
     package var supplyTypes: SupplyTypeSet = .all
 
     package init() {}
+}
+
+/// The affinity keys of a task, longest prefix first. Of each 16-byte key the first 8 are kept:
+/// they are HMACs, so a meeting by chance is as good as excluded and would only send a task to
+/// another supplier of its model.
+package struct AffinityKeys: Equatable, Sendable {
+    /// 0…8.
+    package private(set) var count: UInt8 = 0
+    private var words:
+        (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (
+            0, 0, 0, 0, 0, 0, 0, 0
+        )
+
+    package init() {}
+
+    package mutating func append(_ word: UInt64) {
+        precondition(Int(count) < WireLimits.affinityKeysMax, "too many affinity keys")
+        switch count {
+        case 0: words.0 = word
+        case 1: words.1 = word
+        case 2: words.2 = word
+        case 3: words.3 = word
+        case 4: words.4 = word
+        case 5: words.5 = word
+        case 6: words.6 = word
+        default: words.7 = word
+        }
+        count += 1
+    }
+
+    /// The key at `index`, 0..<`count`.
+    package subscript(index: Int) -> UInt64 {
+        precondition(index < Int(count))
+        return switch index {
+        case 0: words.0
+        case 1: words.1
+        case 2: words.2
+        case 3: words.3
+        case 4: words.4
+        case 5: words.5
+        case 6: words.6
+        default: words.7
+        }
+    }
+
+    package static func == (left: AffinityKeys, right: AffinityKeys) -> Bool {
+        guard left.count == right.count else { return false }
+        for index in 0..<Int(left.count) where left[index] != right[index] { return false }
+        return true
+    }
 }
 
 /// The task is accepted (broker → client), exactly once per accepted task ([Q3]).

@@ -54,9 +54,9 @@ import Testing
     func lostAfterOutput() throws {
         var rig = Rig()
         let first = rig.supplier()
-        _ = rig.supplier()
         let client = rig.client()
         rig.submit(client)
+        _ = rig.supplier()
         rig.say(first, started(inputTokens: 6))
         rig.tokens(first, [1, 2], tokens: 2)
         rig.hangUp(first)

@@ -58,7 +58,7 @@ import Testing
         guard let frame = try? DecodedFrame(bytes) else { return }
         let keys: [UInt8]
         if case .submit(let submit) = frame.payload {
-            keys = Array(repeating: 1, count: submit.affinityKeys * 16)
+            keys = Array(repeating: 1, count: Int(submit.affinityKeys.count) * 16)
         } else {
             keys = []
         }

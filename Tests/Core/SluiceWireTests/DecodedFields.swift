@@ -83,7 +83,7 @@ extension DecodedFrame {
         fields["budget"] = "\(submit.budget.rawValue)"
         fields["body"] = hexOfBytes(payloadBytes[submit.inlineBody])
         fields["idempotencyKey"] = submit.idempotencyKey.map { hexOfBytes(payloadBytes[$0]) } ?? ""
-        fields["affinityKeyCount"] = "\(submit.affinityKeys)"
+        fields["affinityKeyCount"] = "\(submit.affinityKeys.count)"
         fields["inputCeiling"] = "\(submit.filters.inputCeiling)"
         fields["outputCeiling"] = "\(submit.filters.outputCeiling)"
         fields["region"] = submit.filters.region?.description ?? ""

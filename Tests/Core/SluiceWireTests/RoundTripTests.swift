@@ -59,12 +59,14 @@ import Testing
             submit.filters.supplyTypes = SupplyTypeSet(
                 rawValue: .random(in: 1...255, using: &random))
             submit.hedgeCopies = .random(in: 1...255, using: &random)
-            submit.affinityKeys = .random(in: 0...8, using: &random)
+            let keyCount = Int.random(in: 0...8, using: &random)
+            let affinityKeys = randomBytes(keyCount * 16...keyCount * 16, &random)
+            for start in stride(from: 0, to: affinityKeys.count, by: 16) {
+                submit.affinityKeys.append(affinityKeys.span.littleEndian64(at: start))
+            }
             submit.trace = Bool.random(using: &random) ? randomTrace(&random) : nil
             submit.idempotencyKey = 0..<key.count
-            let extensions = submit.extensions(
-                affinityKeys: randomBytes(
-                    submit.affinityKeys * 16...submit.affinityKeys * 16, &random), of: key)
+            let extensions = submit.extensions(affinityKeys: affinityKeys, of: key)
             var bytes: [UInt8] = []
             submit.encode(
                 stream: StreamID(1), extensions: extensions, inlineBodyBytes: body.count,

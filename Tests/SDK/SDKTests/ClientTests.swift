@@ -375,7 +375,7 @@ struct ClientTests {
             #expect(submit.filters.dataPolicy == .noRetention)
             #expect(submit.filters.supplyTypes == [SupplyTypeSet(.platform)])
             #expect(submit.idempotencyKey?.count == 3)
-            #expect(submit.affinityKeys == 2)
+            #expect(submit.affinityKeys.count == 2)
             #expect(submit.trace == TraceContext(traceHigh: 6, traceLow: 7, span: 8))
             #expect(submit.hedgeCopies == 2)
             #expect(submit.windowBytes == 32_768 && submit.creditLimitBytes == 32_768)

@@ -12,7 +12,7 @@ extension Dispatcher {
         guard suppliers[index].offers.count < WireLimits.offersMax,
             !isTaken(supplier, frame.offer), !idleOffers.isEmpty || offers.count < limits.offers,
             let model = intern(
-                frame.model, identity: suppliers[index].identity, nowUs: nowUs, out: &out)
+                frame.model, identity: identities[Int(suppliers[index].identity)].number, nowUs: nowUs, out: &out)
         else {
             out.messages.append(.refuseConnection(connection, .invalidOffer))
             return
@@ -21,6 +21,9 @@ extension Dispatcher {
         offer.isPresent = true
         offer.supplier = supplier
         offer.model = model
+        offer.identity = identities[Int(suppliers[index].identity)].number
+        offer.region = frame.region
+        offer.speed = SpeedEstimate(prior: models[Int(model)].speed)
         offer.frame = frame
         let position: UInt32
         if let idle = idleOffers.popLast() {
@@ -31,8 +34,7 @@ extension Dispatcher {
             offers.append(offer)
         }
         suppliers[index].offers.append(position)
-        models[Int(model)].offers.append(position)
-        models[Int(model)].absentSinceMs = nil
+        list(position)
     }
 
     mutating func granted(
@@ -42,14 +44,15 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         if frame.offer == .connection {
             suppliers[Int(supplier)].granted = min(frame.slots, limits.maxStreams)
-            return matchAll(of: supplier, nowUs: nowUs, out: &out)
+            return serveAll(ofSupplier: supplier, nowUs: nowUs, out: &out)
         }
         guard let offer = findOffer(supplier, frame.offer) else {
             out.messages.append(.refuseConnection(connection, .invalidOffer))
             return
         }
         offers[Int(offer)].granted = frame.slots
-        match(model: offers[Int(offer)].model, nowUs: nowUs, out: &out)
+        refresh(offer)
+        serve(offer, nowUs: nowUs, out: &out)
     }
 
     mutating func withdrawn(
@@ -82,6 +85,7 @@ extension Dispatcher {
     ) {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         precondition(suppliers[Int(supplier)].inUse > 0, "slot freed twice")
+        let wasFull = suppliers[Int(supplier)].isFull
         suppliers[Int(supplier)].inUse -= 1
         // A withdrawn offer keeps its number until its last stream has ended [S2].
         let found = suppliers[Int(supplier)].offers.first { position in
@@ -91,37 +95,80 @@ extension Dispatcher {
             preconditionFailure("freed slot of an unknown offer")
         }
         offers[Int(offer)].inUse -= 1
-        if offers[Int(offer)].isWithdrawn, offers[Int(offer)].inUse == 0 { forget(offer) }
-        matchAll(of: supplier, nowUs: nowUs, out: &out)
+        let isGone = offers[Int(offer)].isWithdrawn && offers[Int(offer)].inUse == 0
+        if isGone { forget(offer) }
+        // The slots of a full connection were missing to all of its offers.
+        if wasFull { return serveAll(ofSupplier: supplier, nowUs: nowUs, out: &out) }
+        guard !isGone else { return }
+        refresh(offer)
+        serve(offer, nowUs: nowUs, out: &out)
     }
 
     /// Takes the offer of a lost connection out of every list.
     mutating func removeOffer(_ offer: UInt32, nowUs: UInt64) {
         if !offers[Int(offer)].isWithdrawn { unlist(offer, nowUs: nowUs) }
-        offers[Int(offer)] = Offer()
-        idleOffers.append(offer)
+        release(offer: offer)
     }
 
-    /// No new task is matched to it.
+    /// Tasks of its model may be matched to it from now on.
+    private mutating func list(_ offer: UInt32) {
+        let index = Int(offer)
+        guard let frame = offers[index].frame else { preconditionFailure("offer is gone") }
+        let model = Int(offers[index].model)
+        let leaf = models[model].offers.count
+        offers[index].leaf = UInt32(leaf)
+        models[model].offers.append(offer)
+        models[model].standing.set(
+            leaf,
+            OfferNode(
+                frame, keys: OfferKeys(balanced: 0, price: 0, latency: 0, throughput: 0),
+                firstTokenUs: 0, shard: 0))
+        models[model].free.set(leaf, .vacant)
+        models[model].absentSinceMs = nil
+    }
+
+    /// No new task is matched to it. The last offer takes its leaf.
     private mutating func unlist(_ offer: UInt32, nowUs: UInt64) {
-        let model = Int(offers[Int(offer)].model)
-        models[model].offers.removeAll { $0 == offer }
+        let index = Int(offer)
+        let model = Int(offers[index].model)
+        let leaf = Int(offers[index].leaf)
+        if offers[index].isFree { models[model].freeOffers -= 1 }
+        offers[index].isFree = false
+        let last = models[model].offers.count - 1
+        if leaf != last {
+            let moved = models[model].offers[last]
+            models[model].offers[leaf] = moved
+            offers[Int(moved)].leaf = UInt32(leaf)
+            let standing = models[model].standing.leaf(last)
+            models[model].standing.set(leaf, standing)
+            let free = models[model].free.leaf(last)
+            models[model].free.set(leaf, free)
+        }
+        models[model].standing.set(last, .vacant)
+        models[model].free.set(last, .vacant)
+        models[model].offers.removeLast()
+        offers[index].leaf = noIndex
         if models[model].offers.isEmpty { models[model].absentSinceMs = nowUs / 1_000 }
     }
 
     /// A withdrawn offer whose last stream is over.
     private mutating func forget(_ offer: UInt32) {
         suppliers[Int(offers[Int(offer)].supplier)].offers.removeAll { $0 == offer }
+        release(offer: offer)
+    }
+
+    private mutating func release(offer: UInt32) {
         offers[Int(offer)] = Offer()
+        lost.forget(offer: offer)
         idleOffers.append(offer)
     }
 
-    /// The live offer that the supplier calls by this id.
     /// Whether an offer of this number stands, or was withdrawn with streams that are still open.
     private func isTaken(_ supplier: UInt32, _ id: OfferID) -> Bool {
         suppliers[Int(supplier)].offers.contains { offers[Int($0)].frame?.offer == id }
     }
 
+    /// The live offer that the supplier calls by this id.
     private func findOffer(_ supplier: UInt32, _ id: OfferID) -> UInt32? {
         suppliers[Int(supplier)].offers.first { position in
             !offers[Int(position)].isWithdrawn && offers[Int(position)].frame?.offer == id

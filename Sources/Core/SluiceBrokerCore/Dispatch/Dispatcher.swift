@@ -15,10 +15,22 @@ package struct Dispatcher: ~Copyable {
     var credentials: [Digest256: DirectoryEntry] = [:]
     /// By shard, then connection index.
     var peers: [[Peer]] = []
+    var accounts: [Account] = []
+    var accountByNumber: [UInt64: UInt32] = [:]
+    var identities: [SupplierIdentity] = []
+    var idleIdentities: [UInt32] = []
+    var identityByNumber: [UInt64: UInt32] = [:]
+    /// Identities whose breaker is open, and when the first of them may be tried.
+    var openBreakers: [UInt32] = []
+    var nextProbeUs = UInt64.max
     var suppliers: [Supplier] = []
     var idleSuppliers: [UInt32] = []
     var offers: [Offer] = []
     var idleOffers: [UInt32] = []
+    /// Position of `ageOffers`.
+    var agedOffer = 0
+    var lost = LostMatches()
+    var affinity: AffinityTable
     var models: [Model] = []
     var modelByName: [ModelName: UInt32] = [:]
     var namesByIdentity: [UInt64: Int] = [:]
@@ -30,10 +42,14 @@ package struct Dispatcher: ~Copyable {
     /// Slots whose ENDED is not published yet.
     var endedTasks: [TaskIndex] = []
     var taskCounter: UInt64 = 0
+    /// How often a task was put into a queue.
+    var arrivals: UInt64 = 0
+    /// Microseconds from acceptance to the first dispatch, by `HistogramBucket`.
+    package internal(set) var queueHistogram = [UInt64](
+        repeating: 0, count: StatisticsLayout.bucketCount)
     /// Tasks accepted and not ended: each has its ENDED reserved in the journal.
     package internal(set) var openTasks = 0
-    var bodyArenaFreeBytes: Int
-    var answerArenaFreeBytes: Int
+    var arenas: ArenaBudget
     /// Records the journal can still take, as the shell last said, less what was written since.
     var journalFreeRecords = 0
     var openTasksMax: Int
@@ -45,15 +61,18 @@ package struct Dispatcher: ~Copyable {
         self.limits = limits
         self.instance = instance
         self.openTasksMax = min(openTasksMax, limits.openTasks)
-        bodyArenaFreeBytes = limits.bodyArenaBytes
-        answerArenaFreeBytes = limits.answerArenaBytes
+        arenas = ArenaBudget(
+            bodyBytes: limits.bodyArenaBytes, answerBytes: limits.answerArenaBytes)
+        affinity = AffinityTable(entries: limits.affinityEntries)
         random = SplitMix64(seed: seed)
     }
 
-    /// Arena bytes that admitted and running tasks hold, bodies and answers together.
-    package var reservedBytes: Int {
-        limits.bodyArenaBytes - bodyArenaFreeBytes + limits.answerArenaBytes
-            - answerArenaFreeBytes
+    /// Arena bytes that admitted and running tasks hold, bodies and answers of all shards.
+    package var reservedBytes: Int { arenas.reservedBytes }
+
+    /// Tasks that wait for a slot.
+    package var queuedTasks: Int {
+        models.reduce(0) { $0 + Int($1.queue.count) }
     }
 
     /// One request of a shard. `wallUs` is microseconds since 1970, for records alone.
@@ -61,6 +80,7 @@ package struct Dispatcher: ~Copyable {
         _ request: DispatchRequest, nowUs: UInt64, wallUs: UInt64,
         out: inout DispatcherOutput
     ) {
+        probeSuppliers(nowUs: nowUs, out: &out)
         switch request {
         case .authenticate(let connection, let role, let kind, let digest):
             authenticate(connection, role, kind, digest, wallUs: wallUs, out: &out)
@@ -87,7 +107,7 @@ package struct Dispatcher: ~Copyable {
         case .slotFreed(let connection, let offer):
             slotFreed(connection, offer, nowUs: nowUs, out: &out)
         case .redispatch(let task, let stream, let report):
-            redispatch(task, stream, report, nowUs: nowUs, wallUs: wallUs, out: &out)
+            redispatch(task, stream, report, nowUs: nowUs, out: &out)
         case .undelivered(let task, let stream):
             undelivered(task, stream, nowUs: nowUs, out: &out)
         case .finished(let stream, let report):
@@ -110,9 +130,12 @@ package struct Dispatcher: ~Copyable {
         endedTasks.removeAll(keepingCapacity: true)
     }
 
-    /// Time passes: coalesced refusals are written, expired credentials cut.
+    /// Time passes: coalesced refusals are written, suppliers tried again, expired credentials
+    /// cut. Called about once a second.
     package mutating func advance(nowUs: UInt64, wallUs: UInt64, out: inout DispatcherOutput) {
         writePendingRefusals(wallUs: wallUs, out: &out)
+        probeSuppliers(nowUs: nowUs, out: &out)
+        ageOffers(nowUs: nowUs, out: &out)
         for shard in peers.indices {
             for index in peers[shard].indices where peers[shard][index].isPresent {
                 let peer = peers[shard][index]
@@ -159,6 +182,7 @@ package struct Dispatcher: ~Copyable {
         peer.reference = connection
         peer.digest = digest
         peer.account = entry.account
+        peer.accountIndex = account(entry.account)
         if role == .supplier {
             peer.supplier = addSupplier(connection, identity: entry.supplier)
         }
@@ -167,17 +191,29 @@ package struct Dispatcher: ~Copyable {
     }
 
     private mutating func addSupplier(_ connection: ConnectionRef, identity: UInt64) -> UInt32 {
+        let index: UInt32
+        if let idle = idleSuppliers.popLast() {
+            index = idle
+        } else {
+            index = UInt32(suppliers.count)
+            suppliers.append(Supplier())
+        }
         var supplier = Supplier()
         supplier.isPresent = true
         supplier.connection = connection
-        supplier.identity = identity
+        supplier.identity = addConnection(index, of: identity)
         supplier.granted = limits.maxStreams
-        if let idle = idleSuppliers.popLast() {
-            suppliers[Int(idle)] = supplier
-            return idle
-        }
-        suppliers.append(supplier)
-        return UInt32(suppliers.count - 1)
+        suppliers[Int(index)] = supplier
+        return index
+    }
+
+    /// The place of an account in `accounts`.
+    private mutating func account(_ number: UInt64) -> UInt32 {
+        if let known = accountByNumber[number] { return known }
+        let index = UInt32(accounts.count)
+        accounts.append(Account(number: number))
+        accountByNumber[number] = index
+        return index
     }
 
     private mutating func connectionClosed(_ connection: ConnectionRef, nowUs: UInt64) {
@@ -186,6 +222,7 @@ package struct Dispatcher: ~Copyable {
         guard peer.supplier != noIndex else { return }
         let supplier = Int(peer.supplier)
         for offer in suppliers[supplier].offers { removeOffer(offer, nowUs: nowUs) }
+        removeConnection(peer.supplier, of: suppliers[supplier].identity)
         suppliers[supplier] = Supplier()
         idleSuppliers.append(peer.supplier)
     }
@@ -209,91 +246,5 @@ package struct Dispatcher: ~Copyable {
     func isCurrent(_ task: TaskIndex, _ stream: StreamRef) -> Bool {
         Int(task) < tasks.count && tasks[Int(task)].stream == stream
             && tasks[Int(task)].state != .idle && tasks[Int(task)].state != .ended
-    }
-}
-
-/// Refusals of one account above 100 a second are written as one record with a count.
-struct RefusalLedger {
-    static let singlesPerSecond: UInt64 = 100
-
-    struct Window {
-        var account: UInt64
-        var second: UInt64 = 0
-        var written: UInt64 = 0
-        var pending: UInt64 = 0
-        var code: WireCode = .invalidRequest
-        var model: UInt32 = 0
-    }
-
-    var windows: [Window] = []
-    var windowByAccount: [UInt64: Int] = [:]
-    /// Positions in `windows` with something pending.
-    var pending: [Int] = []
-}
-
-extension Dispatcher {
-    /// Writes a refusal down, or counts it where there are too many for single records.
-    mutating func recordRefusal(
-        account: UInt64, _ code: WireCode, model: UInt32, wallUs: UInt64,
-        out: inout DispatcherOutput
-    ) {
-        counters.refused += 1
-        if code == .journalFull { counters.journalFullRefusals += 1 }
-        let position: Int
-        if let known = refusals.windowByAccount[account] {
-            position = known
-        } else {
-            position = refusals.windows.count
-            refusals.windows.append(RefusalLedger.Window(account: account))
-            refusals.windowByAccount[account] = position
-        }
-        let second = wallUs / 1_000_000
-        if refusals.windows[position].second != second {
-            refusals.windows[position].second = second
-            refusals.windows[position].written = 0
-        }
-        guard refusals.windows[position].written < RefusalLedger.singlesPerSecond else {
-            if refusals.windows[position].pending == 0 { refusals.pending.append(position) }
-            refusals.windows[position].pending += 1
-            refusals.windows[position].code = code
-            refusals.windows[position].model = model
-            return
-        }
-        refusals.windows[position].written += 1
-        writeRefusal(account, code, model, count: 1, wallUs: wallUs, out: &out)
-    }
-
-    mutating func writePendingRefusals(wallUs: UInt64, out: inout DispatcherOutput) {
-        for position in refusals.pending {
-            let window = refusals.windows[position]
-            writeRefusal(
-                window.account, window.code, window.model, count: window.pending,
-                wallUs: wallUs, out: &out)
-            refusals.windows[position].pending = 0
-        }
-        refusals.pending.removeAll(keepingCapacity: true)
-    }
-
-    private mutating func writeRefusal(
-        _ account: UInt64, _ code: WireCode, _ model: UInt32, count: UInt64, wallUs: UInt64,
-        out: inout DispatcherOutput
-    ) {
-        // What open tasks need comes first; a refusal is then only counted.
-        guard hasJournalRoom else {
-            counters.refusalsUnwritten += count
-            return
-        }
-        journalFreeRecords -= 1
-        out.journal.append(
-            .refused(
-                RefusedRecord(
-                    account: account, refusedAtUs: wallUs, code: code, model: model,
-                    count: count)))
-    }
-
-    /// Room for one more record beyond what open tasks have reserved.
-    var hasJournalRoom: Bool {
-        JournalReserve.admits(
-            freeRecords: journalFreeRecords, openTasks: openTasks, openTasksMax: openTasksMax)
     }
 }

@@ -1,8 +1,9 @@
 import SluiceRecordFormat
 import SluiceWire
 
-// What the dispatcher knows: peers, suppliers, offers, models and tasks. All in arrays; an index
-// is a name, and nothing iterates a hash table, so that the same events give the same actions.
+// What the dispatcher knows: peers, accounts, suppliers, offers, models and tasks. All in arrays;
+// an index is a name, and nothing iterates a hash table, so that the same events give the same
+// actions.
 
 /// An authenticated connection.
 struct Peer {
@@ -10,79 +11,87 @@ struct Peer {
     var reference = ConnectionRef(shard: 0, index: 0, generation: 0)
     var digest = Digest256(0, 0, 0, 0)
     var account: UInt64 = 0
+    /// Index in `accounts`.
+    var accountIndex = noIndex
     /// Index in `suppliers`; `noIndex` for a client.
     var supplier = noIndex
+}
+
+/// Whose tasks they are. Kept for good: there are no more than the directory has.
+struct Account {
+    let number: UInt64
+    /// Admitted and not dispatched yet, and their bodies in whole chunks.
+    var waitingTasks = 0
+    var waitingBytes = 0
+}
+
+/// A supplier across its connections.
+struct SupplierIdentity {
+    /// 0 = has none; then it is of one connection only.
+    var number: UInt64 = 0
+    var breaker = Breaker()
+    /// Indices in `suppliers`.
+    var connections: [UInt32] = []
+    /// Tasks it has that are not done.
+    var running = 0
 }
 
 /// One connection of a supplier identity.
 struct Supplier {
     var isPresent = false
     var connection = ConnectionRef(shard: 0, index: 0, generation: 0)
-    /// Who it is, across reconnects.
-    var identity: UInt64 = 0
+    /// Index in `identities`.
+    var identity = noIndex
     /// GRANT of the whole connection.
     var granted: UInt32 = 0
     var inUse: UInt32 = 0
     /// Indices in `offers`, in the order they were made.
     var offers: [UInt32] = []
+    /// The position in `offers` that is asked first when a slot of all of them is free.
+    var turn = 0
+
+    var isFull: Bool { inUse >= granted }
 }
 
 /// One offer of one supplier connection.
 struct Offer {
     var isPresent = false
     var isWithdrawn = false
+    /// It stands among the free ones of its model.
+    var isFree = false
     var supplier = noIndex
     var model: UInt32 = noIndex
+    /// Its leaf in the tournaments of its model.
+    var leaf = noIndex
     var granted: UInt32 = 0
     var inUse: UInt32 = 0
+    /// The supplier's identity; 0 = none.
+    var identity: UInt64 = 0
+    var region: ShortText?
+    var speed = SpeedEstimate(prior: ModelSpeed())
     var frame: OfferFrame?
-
-    var hasFreeSlot: Bool { !isWithdrawn && inUse < granted }
 }
 
 /// A model by its interned name.
 struct Model {
     let name: ModelName
-    /// Live offers, in the order they were made.
+    /// Live offers by leaf of the tournaments.
     var offers: [UInt32] = []
-    /// Tasks that wait, oldest first.
-    var queueHead = noIndex
-    var queueTail = noIndex
-    var queued: UInt32 = 0
+    /// All that stand, whether free or not, and those with a free slot in their order.
+    var standing = Tournament<OfferNode>()
+    var free = Tournament<OfferNode>()
+    var freeOffers = 0
+    var queue = FairQueue()
+    /// Tokens that its waiting tasks are expected to take.
+    var queuedTokens: UInt64 = 0
+    /// Admitted and not dispatched yet, and their bodies in whole chunks.
+    var waitingTasks = 0
+    var waitingBytes = 0
     /// Since when there is no offer; nil with one.
     var absentSinceMs: UInt64?
-    /// Where the next tie is broken.
-    var turn = 0
+    var speed = ModelSpeed()
     var served = ServedRate()
-}
-
-/// Tasks a model ended, over the last 10 to 20 seconds.
-struct ServedRate {
-    private static let windowMs: UInt64 = 10_000
-    private var current: UInt64 = 0
-    private var previous: UInt64 = 0
-    private var startedMs: UInt64 = 0
-
-    mutating func count(nowMs: UInt64) {
-        roll(nowMs)
-        current += 1
-    }
-
-    /// How long `queued` tasks take at the served rate; nil when nothing was served.
-    mutating func waitMs(queued: UInt32, nowMs: UInt64) -> UInt64? {
-        roll(nowMs)
-        let served = current + previous
-        guard served > 0 else { return nil }
-        let elapsedMs = Self.windowMs + (nowMs - startedMs)
-        return UInt64(queued) * elapsedMs / served
-    }
-
-    private mutating func roll(_ nowMs: UInt64) {
-        guard nowMs >= startedMs + Self.windowMs else { return }
-        previous = nowMs < startedMs + 2 * Self.windowMs ? current : 0
-        current = 0
-        startedMs = nowMs
-    }
+    var retries = RetryBudget()
 }
 
 /// One task from its pre-admission to its record. Its index is its slot of the open-task table.
@@ -100,20 +109,37 @@ struct DispatchTask {
     var state: State = .idle
     var stream = StreamRef(shard: 0, index: 0, generation: 0)
     var account: UInt64 = 0
+    var accountIndex = noIndex
     var keyDigestPrefix: UInt64 = 0
     var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
     var filters = OfferFilters()
+    var affinityKeys = AffinityKeys()
     var trace: TraceContext?
     var model: UInt32 = noIndex
+    /// On the dispatcher's clock.
+    var deadlineUs: UInt64 = 0
     /// Arena bytes held for the body and the answer.
     var bodyArenaBytes = 0
     var answerArenaBytes = 0
+    /// It counts among those that wait for the first time.
+    var isWaiting = false
 
     /// Position among the instance's accepted tasks, from 1.
     var counter: UInt64 = 0
     var acceptedUs: UInt64 = 0
-    /// The chosen offer, while running.
+    /// What it is expected to take.
+    var estimatedTokens: UInt64 = 0
+    /// Where it waits, while queued.
+    var place = FairQueue.Place(flow: 0, leaf: 0)
+    /// The flow that was charged the estimate; `noIndex` = none.
+    var chargedFlow = noIndex
+
+    /// The chosen offer and its supplier's place in `identities`, while running.
     var offer = noIndex
+    var identity = noIndex
+    /// Its supplier's breaker waits for it.
+    var isProbe = false
+    var dispatchedUs: UInt64 = 0
     var dispatches: UInt8 = 0
     var queueUs: UInt32 = 0
     var winReason: WinReason = .none
@@ -123,10 +149,6 @@ struct DispatchTask {
     var excluded: (UInt64, UInt64) = (0, 0)
     var prices = TaskPrices.free
 
-    /// Links of the model's queue.
-    var next = noIndex
-    var previous = noIndex
-
     mutating func exclude(_ identity: UInt64) {
         if excluded.0 == 0 { excluded.0 = identity } else { excluded.1 = identity }
     }
@@ -134,6 +156,8 @@ struct DispatchTask {
     func excludes(_ identity: UInt64) -> Bool {
         identity != 0 && (excluded.0 == identity || excluded.1 == identity)
     }
+
+    var demand: Demand { Demand(terms, filters, deadlineUs: deadlineUs) }
 }
 
 /// Counters of the dispatcher since its start; the shell copies them to the statistics page.
@@ -147,8 +171,15 @@ package struct DispatchCounters: Equatable, Sendable {
     package var journalFullRefusals: UInt64 = 0
     package var dispatched: UInt64 = 0
     package var dispatchedAgain: UInt64 = 0
+    /// Tasks that ended because the retry budget was spent.
+    package var retriesRefused: UInt64 = 0
     /// Tasks that found a free slot the moment they were accepted.
     package var matchedAtOnce: UInt64 = 0
+    /// Microseconds from acceptance to the first dispatch, all tasks together.
+    package var queueUs: UInt64 = 0
+    /// Tasks that went where their prefix had been read.
+    package var affinityHits: UInt64 = 0
+    package var breakersOpened: UInt64 = 0
 
     package init() {}
 }

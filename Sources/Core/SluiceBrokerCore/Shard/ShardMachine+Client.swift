@@ -42,8 +42,8 @@ extension ShardMachine {
                 Submission(
                     stream: reference(ofStream: stream), connection: reference(connection),
                     terms: clients[index].terms, model: frame.model, filters: frame.filters,
-                    trace: frame.trace, reserveBytes: clients[index].reserveBytes,
-                    bodyComplete: isComplete)))
+                    affinityKeys: frame.affinityKeys, trace: frame.trace,
+                    reserveBytes: clients[index].reserveBytes, bodyComplete: isComplete)))
     }
 
     /// What can be refused without the dispatcher.

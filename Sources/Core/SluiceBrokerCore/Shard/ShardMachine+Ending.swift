@@ -67,6 +67,7 @@ extension ShardMachine {
             status: claim == nil ? .supplierLost : .supplierFailed,
             code: claim == nil ? .supplierLost : .supplierFailed)
         report.durationUs = nowUs - clients[index].submittedUs
+        report.isDeclined = claim?.code == .declined
         out.requests.append(.redispatch(report.task, reference(ofStream: client), report))
     }
 
@@ -117,6 +118,7 @@ extension ShardMachine {
         var report = TaskReport(
             task: clients[index].task, status: ending.status, code: ending.code)
         report.finishReason = ending.finishReason
+        report.isUnanswered = ending.isUnanswered
         report.claim = ending.claim
         report.started = clients[index].started
         report.deliveredTokens = clients[index].deliveredTokens

@@ -63,7 +63,9 @@ extension ShardMachine {
             }
         case .unanswered(let client):
             switch unbind(client) {
-            case .cancelling: report(client.index, nowUs: nowUs, out: &out)
+            case .cancelling:
+                clients[Int(client.index)].ending?.isUnanswered = true
+                report(client.index, nowUs: nowUs, out: &out)
             default: preconditionFailure("unanswered without a CANCEL")
             }
         }

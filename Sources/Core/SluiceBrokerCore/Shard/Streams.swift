@@ -73,6 +73,8 @@ package struct ClientStream {
         var code: WireCode
         var finishReason: FinishReason = .other
         var claim: Usage?
+        /// The supplier did not answer CANCEL in time.
+        var isUnanswered = false
     }
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
