@@ -62,7 +62,8 @@ package struct BrokerLimits: Sendable {
     /// A failing supplier is left alone for so long, twice as long each time its probe fails.
     package var breakerBackoffMs: UInt64 = 1_000
     package var breakerBackoffMaxMs: UInt64 = 30_000
-    /// A supplier that sent no token for so long (and four times what it needs) has failed.
+    /// A supplier that sent no token for so long, and four times what the model's offers need, has
+    /// failed.
     package var firstTokenMs: UInt64 = 10_000
     /// Prefixes of conversations whose supplier is remembered, 24 bytes each.
     package var affinityEntries = 65_536

@@ -90,6 +90,11 @@ package enum Counter: Int, CaseIterable, Sendable {
     case loopTurns, loopBusyUs, doorbellsRung, queueSpills
     /// Wall clock of the dispatcher's last turn, microseconds since 1970.
     case lastTurnUs
+    /// Tasks that found a free slot at once, those that went where their prefix had been read,
+    /// and those that ended because the retry budget was spent.
+    case tasksMatchedAtOnce, affinityHits, retriesRefused
+    /// Microseconds from acceptance to the first dispatch, all tasks together.
+    case queueUsTotal
 }
 
 /// A histogram in the statistics page, one per shard: 256 buckets, see `HistogramBucket`.

@@ -153,9 +153,10 @@ package struct ModelName: Hashable, Sendable, CustomStringConvertible {
     }
 
     package static func == (left: ModelName, right: ModelName) -> Bool {
-        guard left.byteCount == right.byteCount else { return false }
-        for index in 0..<11 where left[word: index] != right[word: index] { return false }
-        return true
+        let (a, b) = (left.words, right.words)
+        return left.byteCount == right.byteCount && a.0 == b.0 && a.1 == b.1 && a.2 == b.2
+            && a.3 == b.3 && a.4 == b.4 && a.5 == b.5 && a.6 == b.6 && a.7 == b.7 && a.8 == b.8
+            && a.9 == b.9 && a.10 == b.10
     }
 
     package func hash(into hasher: inout Hasher) {

@@ -202,10 +202,9 @@ package struct OfferFilters: Equatable, Sendable {
 package struct AffinityKeys: Equatable, Sendable {
     /// 0…8.
     package private(set) var count: UInt8 = 0
-    private var words:
-        (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (
-            0, 0, 0, 0, 0, 0, 0, 0
-        )
+    private var words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (
+        0, 0, 0, 0, 0, 0, 0, 0
+    )
 
     package init() {}
 

@@ -59,17 +59,17 @@ struct Breaker {
         return true
     }
 
-    /// A task is over. True when `admits` changed. `jitter` is any number.
+    /// A task is over. True when `admits` changed.
     mutating func record(
         _ outcome: SupplierOutcome, isProbe: Bool, nowUs: UInt64, limits: BrokerLimits,
-        jitter: UInt64
+        random: inout SplitMix64
     ) -> Bool {
         if isProbe, state == .probing {
             switch outcome {
             case .success:
                 self = Breaker()
             case .failure, .lost:
-                open(nowUs: nowUs, limits: limits, jitter: jitter)
+                open(nowUs: nowUs, limits: limits, random: &random)
                 return false
             case .neutral:
                 state = .halfOpen
@@ -87,15 +87,15 @@ struct Breaker {
         guard outcome != .success else { return false }
         failureShare += 1_024 / 6
         guard outcomes >= Self.outcomesMin, failureShare >= Self.openShare else { return false }
-        open(nowUs: nowUs, limits: limits, jitter: jitter)
+        open(nowUs: nowUs, limits: limits, random: &random)
         return true
     }
 
-    private mutating func open(nowUs: UInt64, limits: BrokerLimits, jitter: UInt64) {
+    private mutating func open(nowUs: UInt64, limits: BrokerLimits, random: inout SplitMix64) {
         backoffMs =
             backoffMs == 0
             ? limits.breakerBackoffMs : min(backoffMs * 2, limits.breakerBackoffMaxMs)
-        let extraMs = jitter % (backoffMs / 4 + 1)
+        let extraMs = random.next(below: backoffMs / 4 + 1)
         state = .open(untilUs: nowUs + (backoffMs + extraMs) * 1_000)
     }
 }

@@ -12,8 +12,8 @@ extension Dispatcher {
             out.messages.append(.refused(submission.stream, .internalFault, retryAfterMs: 0))
             return
         }
-        if !unwrittenNames.isEmpty { writeNames(out: &out) }
-        let model = modelByName[submission.model]
+        if !unwrittenNames.isEmpty { writeNames(out: \&out) }
+        let model = knownModel(submission)
         if let (code, retryAfterMs) = refusal(
             of: submission, peer.accountIndex, model: model, nowUs: nowUs)
         {
@@ -30,6 +30,17 @@ extension Dispatcher {
             return
         }
         accept(task, nowUs: nowUs, wallUs: wallUs, out: &out)
+    }
+
+    /// The model's number, without a look-up by name where it is the connection's last one.
+    private mutating func knownModel(_ submission: Submission) -> UInt32? {
+        let shard = Int(submission.connection.shard)
+        let index = Int(submission.connection.index)
+        let last = peers[shard][index].model
+        if last != noIndex, models[Int(last)].name == submission.model { return last }
+        guard let model = modelByName[submission.model] else { return nil }
+        peers[shard][index].model = model
+        return model
     }
 
     /// Why a submission is not admitted now, and when another try may help.
@@ -49,9 +60,8 @@ extension Dispatcher {
             }
         }
         let bodyBytes = BrokerLimits.chunked(Int(submission.terms.bodyBytes))
-        let state = accounts[Int(account)]
-        if state.waitingTasks >= limits.queuedTasksPerAccount
-            || state.waitingBytes + bodyBytes > limits.queuedBytesPerAccount
+        if accounts[Int(account)].waitingTasks >= limits.queuedTasksPerAccount
+            || accounts[Int(account)].waitingBytes + bodyBytes > limits.queuedBytesPerAccount
         {
             return (.rateLimited, retryAfterMs(model: model, nowMs: nowMs))
         }
@@ -105,7 +115,9 @@ extension Dispatcher {
         let deadlineMs =
             submission.terms.deadlineMs == 0
             ? WireLimits.deadlineMsMax : submission.terms.deadlineMs
-        task.deadlineUs = nowUs + UInt64(deadlineMs) * 1_000
+        task.demand = Demand(
+            submission.terms, submission.filters,
+            deadlineUs: nowUs + UInt64(deadlineMs) * 1_000)
         task.bodyArenaBytes = BrokerLimits.chunked(Int(submission.terms.bodyBytes))
         task.answerArenaBytes = BrokerLimits.answerArenaBytes(
             reserveBytes: submission.reserveBytes)

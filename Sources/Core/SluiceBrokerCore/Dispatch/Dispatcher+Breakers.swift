@@ -18,7 +18,7 @@ extension Dispatcher {
         tasks[Int(task)].isProbe = false
         let before = identities[Int(identity)].breaker.state
         let isChanged = identities[Int(identity)].breaker.record(
-            outcome, isProbe: isProbe, nowUs: nowUs, limits: limits, jitter: random.next())
+            outcome, isProbe: isProbe, nowUs: nowUs, limits: limits, random: &random)
         let after = identities[Int(identity)].breaker.state
         if case .open(let untilUs) = after, after != before {
             openBreakers.append(identity)
@@ -47,13 +47,11 @@ extension Dispatcher {
         }
     }
 
-    /// The task ran for far longer than a first token takes there.
+    /// The task ran for far longer than a first token takes at this model.
     private func isOverdue(_ task: TaskIndex, nowUs: UInt64) -> Bool {
-        var most = limits.firstTokenMs * 1_000
-        if isStillThere(task) {
-            most = max(most, 4 * offers[Int(tasks[Int(task)].offer)].speed.firstTokenUs)
-        }
-        return nowUs - tasks[Int(task)].dispatchedUs >= most
+        let usualUs = models[Int(tasks[Int(task)].model)].speed.firstTokenUs
+        let mostUs = max(limits.firstTokenMs * 1_000, 4 * usualUs)
+        return nowUs - tasks[Int(task)].dispatchedUs >= mostUs
     }
 
     /// The offer that ran the task still stands for the same supplier and model.

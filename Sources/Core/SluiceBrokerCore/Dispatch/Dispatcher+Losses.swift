@@ -9,7 +9,7 @@ extension Dispatcher {
     ) -> UInt64? {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return nil }
         let found = suppliers[Int(supplier)].offers.first {
-            offers[Int($0)].frame?.offer == offer
+            offers[Int($0)].id == offer
         }
         return found.map { lost.count(offer: $0, reason) }
     }
@@ -31,16 +31,16 @@ extension Dispatcher {
             }
             return
         }
-        let half = UInt64(others) / 2
+        guard counters.dispatched % LostMatches.sampling == 0 else { return }
         // Two different ones among the others, which are numbered from the winner on.
         let first = Int(random.next(below: UInt64(others)))
         let second = (first + others / 2) % others
-        count(
-            loserAt: (winnerLeaf + 1 + first) % (others + 1), of: model, task, reason,
-            weight: half, nowUs: nowUs)
-        count(
-            loserAt: (winnerLeaf + 1 + second) % (others + 1), of: model, task, reason,
-            weight: UInt64(others) - half, nowUs: nowUs)
+        let half = UInt64(others) / 2
+        for (drawn, part) in [(first, half), (second, UInt64(others) - half)] {
+            count(
+                loserAt: (winnerLeaf + 1 + drawn) % (others + 1), of: model, task, reason,
+                weight: part * LostMatches.sampling, nowUs: nowUs)
+        }
     }
 
     private mutating func count(
@@ -48,45 +48,40 @@ extension Dispatcher {
         weight: UInt64, nowUs: UInt64
     ) {
         let offer = models[model].offers[leaf]
-        lost.add(offer: offer, lossReason(offer, task, wonBy: reason, nowUs), weight)
+        lost.add(offer: offer, lossReason(offer, task, wonBy: reason, nowUs: nowUs), weight)
     }
 
     private func lossReason(
-        _ offer: UInt32, _ task: TaskIndex, wonBy reason: WinReason, _ nowUs: UInt64
+        _ offer: UInt32, _ task: TaskIndex, wonBy reason: WinReason, nowUs: UInt64
     ) -> LossReason {
         let index = Int(offer)
-        let supplier = Int(offers[index].supplier)
-        guard let frame = offers[index].frame else { preconditionFailure("offer is gone") }
         if tasks[Int(task)].excludes(offers[index].identity) { return .excluded }
-        if let reason = failedFilter(frame, tasks[Int(task)].terms, tasks[Int(task)].filters) {
-            return reason
-        }
-        if !identities[Int(suppliers[supplier].identity)].breaker.admits { return .breakerOpen }
+        if let reason = failedFilter(offer, task) { return reason }
+        let identity = suppliers[Int(offers[index].supplier)].identity
+        if !identities[Int(identity)].breaker.admits { return .breakerOpen }
         guard offers[index].isFree else { return .noFreeSlot }
         let node = models[Int(offers[index].model)].free.leaf(Int(offers[index].leaf))
-        if !node.mayServe(tasks[Int(task)].demand, nowUs: nowUs) {
+        if nowUs + UInt64(node.firstTokenUs) > tasks[Int(task)].demand.deadlineUs {
             return .deadline
         }
         return reason == .affinity ? .affinityElsewhere : .slowerOrDearer
     }
 
     /// The first filter that keeps the task from the offer [Q9][D2].
-    private func failedFilter(
-        _ frame: OfferFrame, _ terms: TaskTerms, _ filters: OfferFilters
-    ) -> LossReason? {
-        guard frame.operations.contains(OperationSet(terms.operation)),
-            frame.encodings.contains(EncodingSet(terms.encoding))
-        else { return .capability }
-        if frame.dataPolicy.rawValue < filters.dataPolicy.rawValue { return .dataPolicy }
-        if let region = filters.region, region != frame.region { return .region }
-        if !filters.supplyTypes.contains(SupplyTypeSet(frame.supplyType)) { return .supplyType }
-        if UInt64(frame.prices.input.rawValue) > filters.inputCeiling
-            || UInt64(frame.prices.output.rawValue) > filters.outputCeiling
-        {
+    private func failedFilter(_ offer: UInt32, _ task: TaskIndex) -> LossReason? {
+        let node = offers[Int(offer)].standing
+        let demand = tasks[Int(task)].demand
+        if node.operations & demand.operations == 0 || node.encodings & demand.encodings == 0 {
+            return .capability
+        }
+        if node.dataPolicy < demand.dataPolicy { return .dataPolicy }
+        if let region = tasks[Int(task)].filters.region, region != offers[Int(offer)].region {
+            return .region
+        }
+        if node.supplyTypes & demand.supplyTypes == 0 { return .supplyType }
+        if node.inputPrice > demand.inputCeiling || node.outputPrice > demand.outputCeiling {
             return .priceCeiling
         }
-        let wanted = UInt64(terms.maxInputTokens) + UInt64(terms.maxOutputTokens)
-        if frame.contextTokens != 0, wanted > UInt64(frame.contextTokens) { return .context }
-        return nil
+        return node.contextTokens < demand.contextTokens ? .context : nil
     }
 }

@@ -7,14 +7,23 @@ extension Dispatcher {
     // MARK: A task looks for an offer
 
     /// Whether an offer stands that may run the task, free or not.
-    func isServed(
+    mutating func isServed(
         _ model: UInt32, _ demand: Demand, region: ShortText?,
         excluded: (UInt64, UInt64) = (0, 0), nowUs: UInt64
     ) -> Bool {
+        let index = Int(model)
+        let last = models[index].servedLeaf
+        if region == nil, excluded.0 == 0, last < models[index].offers.count,
+            models[index].standing.leaf(last).mayServe(demand, nowUs: nowUs)
+        {
+            return true
+        }
         var search = OfferSearch(
             demand, .balanced, region: region, excluded: excluded, nowUs: nowUs, coins: 0)
-        search.run(models[Int(model)].standing, models[Int(model)].offers, offers)
-        return search.leaf >= 0
+        search.run(models[index].standing, models[index].offers, offers, &frontier)
+        guard search.leaf >= 0 else { return false }
+        models[index].servedLeaf = search.leaf
+        return true
     }
 
     /// The offer for a task among those with a free slot: where its prefix was read, else the
@@ -31,14 +40,14 @@ extension Dispatcher {
         var search = OfferSearch(
             tasks[index].demand, preference, region: tasks[index].filters.region,
             excluded: tasks[index].excluded, nowUs: nowUs, coins: random.next())
-        search.run(models[model].free, models[model].offers, offers)
+        search.run(models[model].free, models[model].offers, offers, &frontier)
         guard search.leaf >= 0 else { return nil }
         let offer = models[model].offers[search.leaf]
         if models[model].freeOffers == 1 { return (offer, winReason(.onlyFree, offer)) }
         let own = OfferNode.bit(ofShard: tasks[index].stream.shard)
         if models[model].free.root.shards != own {
             var near = search.restarted(onShards: own)
-            near.run(models[model].free, models[model].offers, offers)
+            near.run(models[model].free, models[model].offers, offers, &frontier)
             if near.key == search.key, near.leaf >= 0 {
                 let winner = models[model].offers[near.leaf]
                 return (winner, winReason(.ownShard, winner))
@@ -57,7 +66,6 @@ extension Dispatcher {
     private mutating func affineOffer(_ task: TaskIndex, nowUs: UInt64) -> UInt32? {
         let index = Int(task)
         let model = tasks[index].model
-        let demand = tasks[index].demand
         for position in 0..<Int(tasks[index].affinityKeys.count) {
             let tag = AffinityTable.tag(
                 account: tasks[index].account, model: model,
@@ -74,7 +82,9 @@ extension Dispatcher {
                 wanted == nil || wanted == offers[Int(offer)].region
             else { continue }
             let leaf = Int(offers[Int(offer)].leaf)
-            if models[Int(model)].free.leaf(leaf).mayServe(demand, nowUs: nowUs) { return offer }
+            if models[Int(model)].free.leaf(leaf).mayServe(tasks[index].demand, nowUs: nowUs) {
+                return offer
+            }
         }
         return nil
     }
@@ -161,18 +171,15 @@ extension Dispatcher {
     /// Predicted first token = what was seen lately, and as much again as slots are in use.
     private func worth(_ offer: UInt32) -> OfferNode {
         let index = Int(offer)
-        guard let frame = offers[index].frame else { preconditionFailure("offer is gone") }
-        let granted = UInt64(offers[index].granted)
-        let inUse = UInt64(offers[index].inUse)
-        let predictedUs = offers[index].speed.firstTokenUs * (granted + inUse) / granted
-        let keys = OfferKeys(
+        let load = min(offers[index].inUse, 1 << 20) * 16 / min(offers[index].granted, 1 << 20)
+        let seenUs = offers[index].speed.firstTokenUs
+        let predictedUs = seenUs + seenUs * UInt64(load) / 16
+        var node = offers[index].standing
+        node.keys = OfferKeys(
             firstTokenUs: predictedUs, usPerToken: offers[index].speed.usPerToken,
-            priceMicroUSD: OfferKeys.blendedPrice(frame.prices),
-            loadEighths: UInt32(truncatingIfNeeded: inUse * 8 / granted))
-        return OfferNode(
-            frame, keys: keys,
-            firstTokenUs: offers[index].speed.sampledUs == 0 ? 0 : UInt32(clamping: predictedUs),
-            shard: suppliers[Int(offers[index].supplier)].connection.shard)
+            price: offers[index].price, load: load)
+        if offers[index].speed.isFresh { node.firstTokenUs = UInt32(clamping: predictedUs) }
+        return node
     }
 
     // MARK: Dispatch
@@ -183,7 +190,6 @@ extension Dispatcher {
         out: inout DispatcherOutput
     ) {
         let index = Int(task)
-        guard let frame = offers[Int(offer)].frame else { preconditionFailure("offer is gone") }
         let supplier = Int(offers[Int(offer)].supplier)
         countLosses(task, winner: offer, reason, nowUs: nowUs)
         if tasks[index].state == .queued { leaveQueue(task, charges: true) }
@@ -202,8 +208,8 @@ extension Dispatcher {
         tasks[index].dispatches += 1
         tasks[index].winReason = reason
         tasks[index].supplierIdentity = offers[Int(offer)].identity
-        tasks[index].supplyType = frame.supplyType
-        tasks[index].prices = Self.prices(frame.prices)
+        tasks[index].supplyType = offers[Int(offer)].supplyType
+        tasks[index].prices = offers[Int(offer)].prices
         noteAffinity(task)
         take(offer, for: task)
         counters.dispatched += 1
@@ -212,12 +218,12 @@ extension Dispatcher {
                 slot: task,
                 Assignment(
                     supplier: tasks[index].supplierIdentity, offerModel: tasks[index].model,
-                    supplyType: frame.supplyType, dispatches: tasks[index].dispatches,
+                    supplyType: offers[Int(offer)].supplyType, dispatches: tasks[index].dispatches,
                     winReason: reason, queueUs: tasks[index].queueUs,
                     prices: tasks[index].prices)))
         out.messages.append(
             .assign(
-                tasks[index].stream, suppliers[supplier].connection, frame.offer,
+                tasks[index].stream, suppliers[supplier].connection, offers[Int(offer)].id,
                 TaskID(instance: instance, counter: tasks[index].counter)))
     }
 
@@ -260,15 +266,6 @@ extension Dispatcher {
         }
     }
 
-    /// The ask of an offer, frozen for the task [S12]. The client pays it without a fee.
-    private static func prices(_ ask: TokenPrices) -> TaskPrices {
-        let input = UInt64(ask.input.rawValue)
-        let output = UInt64(ask.output.rawValue)
-        return TaskPrices(
-            supplierInput: input, supplierOutput: output, consumerInput: input,
-            consumerOutput: output)
-    }
-
     // MARK: Queues
 
     /// The task waits. `isReturned`: a supplier had it, so it goes before those that never ran.
@@ -278,18 +275,20 @@ extension Dispatcher {
         tasks[index].state = .queued
         arrivals += 1
         let order = TaskOrder.ofTask(
-            priority: tasks[index].terms.priority, deadlineUs: tasks[index].deadlineUs,
+            priority: tasks[index].terms.priority, deadlineUs: tasks[index].demand.deadlineUs,
             arrival: arrivals)
         tasks[index].place = models[model].queue.push(
             task, account: tasks[index].accountIndex, isReturned: isReturned,
             TaskNode(tasks[index].demand, order))
         models[model].queuedTokens += tasks[index].estimatedTokens
+        queuedTasks += 1
     }
 
     mutating func leaveQueue(_ task: TaskIndex, charges: Bool) {
         let index = Int(task)
         let model = Int(tasks[index].model)
         models[model].queuedTokens -= tasks[index].estimatedTokens
+        queuedTasks -= 1
         guard charges else { return models[model].queue.remove(tasks[index].place) }
         let isCharged = models[model].queue.dispatch(
             tasks[index].place, tokens: tasks[index].estimatedTokens)

@@ -12,7 +12,8 @@ extension Dispatcher {
         guard suppliers[index].offers.count < WireLimits.offersMax,
             !isTaken(supplier, frame.offer), !idleOffers.isEmpty || offers.count < limits.offers,
             let model = intern(
-                frame.model, identity: identities[Int(suppliers[index].identity)].number, nowUs: nowUs, out: &out)
+                frame.model, identity: identities[Int(suppliers[index].identity)].number,
+                nowUs: nowUs, out: &out)
         else {
             out.messages.append(.refuseConnection(connection, .invalidOffer))
             return
@@ -24,7 +25,11 @@ extension Dispatcher {
         offer.identity = identities[Int(suppliers[index].identity)].number
         offer.region = frame.region
         offer.speed = SpeedEstimate(prior: models[Int(model)].speed)
-        offer.frame = frame
+        offer.id = frame.offer
+        offer.supplyType = frame.supplyType
+        offer.prices = Self.prices(frame.prices)
+        offer.price = PriceSteps(frame.prices)
+        offer.standing = OfferNode(frame, shard: connection.shard)
         let position: UInt32
         if let idle = idleOffers.popLast() {
             position = idle
@@ -89,7 +94,7 @@ extension Dispatcher {
         suppliers[Int(supplier)].inUse -= 1
         // A withdrawn offer keeps its number until its last stream has ended [S2].
         let found = suppliers[Int(supplier)].offers.first { position in
-            offers[Int(position)].frame?.offer == id && offers[Int(position)].inUse > 0
+            offers[Int(position)].id == id && offers[Int(position)].inUse > 0
         }
         guard let offer = found else {
             preconditionFailure("freed slot of an unknown offer")
@@ -110,19 +115,23 @@ extension Dispatcher {
         release(offer: offer)
     }
 
+    /// The ask of an offer, frozen for its tasks [S12]. The client pays it without a fee.
+    private static func prices(_ ask: TokenPrices) -> TaskPrices {
+        let input = UInt64(ask.input.rawValue)
+        let output = UInt64(ask.output.rawValue)
+        return TaskPrices(
+            supplierInput: input, supplierOutput: output, consumerInput: input,
+            consumerOutput: output)
+    }
+
     /// Tasks of its model may be matched to it from now on.
     private mutating func list(_ offer: UInt32) {
         let index = Int(offer)
-        guard let frame = offers[index].frame else { preconditionFailure("offer is gone") }
         let model = Int(offers[index].model)
         let leaf = models[model].offers.count
         offers[index].leaf = UInt32(leaf)
         models[model].offers.append(offer)
-        models[model].standing.set(
-            leaf,
-            OfferNode(
-                frame, keys: OfferKeys(balanced: 0, price: 0, latency: 0, throughput: 0),
-                firstTokenUs: 0, shard: 0))
+        models[model].standing.set(leaf, offers[index].standing)
         models[model].free.set(leaf, .vacant)
         models[model].absentSinceMs = nil
     }
@@ -165,13 +174,13 @@ extension Dispatcher {
 
     /// Whether an offer of this number stands, or was withdrawn with streams that are still open.
     private func isTaken(_ supplier: UInt32, _ id: OfferID) -> Bool {
-        suppliers[Int(supplier)].offers.contains { offers[Int($0)].frame?.offer == id }
+        suppliers[Int(supplier)].offers.contains { offers[Int($0)].id == id }
     }
 
     /// The live offer that the supplier calls by this id.
     private func findOffer(_ supplier: UInt32, _ id: OfferID) -> UInt32? {
         suppliers[Int(supplier)].offers.first { position in
-            !offers[Int(position)].isWithdrawn && offers[Int(position)].frame?.offer == id
+            !offers[Int(position)].isWithdrawn && offers[Int(position)].id == id
         }
     }
 

@@ -30,6 +30,7 @@ package struct Dispatcher: ~Copyable {
     /// Position of `ageOffers`.
     var agedOffer = 0
     var lost = LostMatches()
+    var frontier = Frontier()
     var affinity: AffinityTable
     var models: [Model] = []
     var modelByName: [ModelName: UInt32] = [:]
@@ -47,6 +48,8 @@ package struct Dispatcher: ~Copyable {
     /// Microseconds from acceptance to the first dispatch, by `HistogramBucket`.
     package internal(set) var queueHistogram = [UInt64](
         repeating: 0, count: StatisticsLayout.bucketCount)
+    /// Tasks that wait for a slot.
+    package internal(set) var queuedTasks = 0
     /// Tasks accepted and not ended: each has its ENDED reserved in the journal.
     package internal(set) var openTasks = 0
     var arenas: ArenaBudget
@@ -70,10 +73,8 @@ package struct Dispatcher: ~Copyable {
     /// Arena bytes that admitted and running tasks hold, bodies and answers of all shards.
     package var reservedBytes: Int { arenas.reservedBytes }
 
-    /// Tasks that wait for a slot.
-    package var queuedTasks: Int {
-        models.reduce(0) { $0 + Int($1.queue.count) }
-    }
+    /// Breakers that let nothing through now.
+    package var breakersOpen: Int { openBreakers.count }
 
     /// One request of a shard. `wallUs` is microseconds since 1970, for records alone.
     package mutating func received(
@@ -124,7 +125,7 @@ package struct Dispatcher: ~Copyable {
     /// Everything written so far is published: slots of ended tasks are free again.
     package mutating func published() {
         for task in endedTasks {
-            tasks[Int(task)] = DispatchTask()
+            tasks[Int(task)].state = .idle
             idleTasks.append(task)
         }
         endedTasks.removeAll(keepingCapacity: true)

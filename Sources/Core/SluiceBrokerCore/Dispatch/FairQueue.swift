@@ -68,7 +68,7 @@ struct FairQueue {
         var isDebtor = false
 
         fileprivate func look(_ search: inout QueueSearch, _ all: [DispatchTask]) {
-            search.descend(1, tasks.nodes, capacity: tasks.capacity, members, all)
+            search.look(1, tasks.nodes, capacity: tasks.capacity, members, all)
         }
     }
 
@@ -268,75 +268,107 @@ struct FairQueue {
         for offer: OfferNode, region: ShortText?, identity: UInt64, nowUs: UInt64,
         _ tasks: [DispatchTask]
     ) -> TaskIndex? {
-        guard count > 0, offer.mayServe(order.root.demand, nowUs: nowUs) else { return nil }
+        guard count > 0 else { return nil }
         var search = QueueSearch(
             offer: offer, region: region, identity: identity, nowUs: nowUs)
-        descendFlows(1, &search, tasks)
+        guard search.canBeFirst(order.root) else { return nil }
+        look(1, order.nodes, &search, tasks)
         return search.task == noIndex ? nil : search.task
     }
 
-    private func descendFlows(
-        _ at: Int, _ search: inout QueueSearch, _ tasks: [DispatchTask]
+    /// Below `top` of the accounts, which can come before what was found.
+    private func look(
+        _ top: Int, _ nodes: [TaskNode], _ search: inout QueueSearch, _ tasks: [DispatchTask]
     ) {
-        guard at < order.capacity else {
-            let flow = at - order.capacity
-            search.bestInFlow = .last
-            let found = search.task
-            search.task = noIndex
-            flows[flow].look(&search, tasks)
-            if search.task == noIndex {
-                search.task = found
-            } else {
-                search.best = order.nodes[at].order
-            }
-            return
+        guard let at = search.goDown(from: top, nodes, capacity: order.capacity) else {
+            return climb(from: search.stoppedAt, to: top, nodes, &search, tasks)
         }
-        let left = search.bound(order.nodes[2 * at])
-        let right = search.bound(order.nodes[2 * at + 1])
-        let first = right < left ? 2 * at + 1 : 2 * at
-        if min(left, right) < search.best { descendFlows(first, &search, tasks) }
-        if max(left, right) < search.best { descendFlows(first ^ 1, &search, tasks) }
+        // The order of accounts found the account; the one inside it starts anew.
+        var inner = QueueSearch(
+            offer: search.offer, region: search.region, identity: search.identity,
+            nowUs: search.nowUs)
+        flows[at - order.capacity].look(&inner, tasks)
+        if inner.task != noIndex {
+            search.task = inner.task
+            search.best = nodes[at].order
+        }
+        climb(from: at, to: top, nodes, &search, tasks)
+    }
+
+    private func climb(
+        from start: Int, to top: Int, _ nodes: [TaskNode], _ search: inout QueueSearch,
+        _ tasks: [DispatchTask]
+    ) {
+        var at = start
+        while at != top {
+            if search.canBeFirst(nodes[at ^ 1]) { look(at ^ 1, nodes, &search, tasks) }
+            at /= 2
+        }
     }
 }
 
-/// Looks for the first waiting task of an offer.
-fileprivate struct QueueSearch {
+/// Looks for the first of waiting tasks, or of the accounts they belong to.
+private struct QueueSearch {
     let offer: OfferNode
     let region: ShortText?
     let identity: UInt64
     let nowUs: UInt64
     var task = noIndex
-    /// Of the flow that `task` waits in.
     var best = TaskOrder.last
-    var bestInFlow = TaskOrder.last
+    /// Where `goDown` found that neither half can be first.
+    private(set) var stoppedAt = 0
 
-    mutating func descend(
-        _ at: Int, _ nodes: [TaskNode], capacity: Int, _ members: [TaskIndex],
+    init(offer: OfferNode, region: ShortText?, identity: UInt64, nowUs: UInt64) {
+        self.offer = offer
+        self.region = region
+        self.identity = identity
+        self.nowUs = nowUs
+    }
+
+    func canBeFirst(_ node: TaskNode) -> Bool {
+        node.order < best && offer.mayServe(node.demand, nowUs: nowUs)
+    }
+
+    /// The leaf below `top` that comes first as far as the summaries tell; nil where none can.
+    mutating func goDown(from top: Int, _ nodes: [TaskNode], capacity: Int) -> Int? {
+        var at = top
+        while at < capacity {
+            at *= 2
+            if nodes[at + 1].order < nodes[at].order { at += 1 }
+            if canBeFirst(nodes[at]) { continue }
+            at ^= 1
+            if !canBeFirst(nodes[at]) {
+                stoppedAt = at
+                return nil
+            }
+        }
+        return at
+    }
+
+    /// Below `top` of one account's tasks.
+    mutating func look(
+        _ top: Int, _ nodes: [TaskNode], capacity: Int, _ members: [TaskIndex],
         _ tasks: [DispatchTask]
     ) {
-        guard at < capacity else {
-            let task = members[at - capacity]
-            let wanted = tasks[Int(task)].filters.region
-            guard wanted == nil || wanted == region, !tasks[Int(task)].excludes(identity) else {
-                return
+        let found = goDown(from: top, nodes, capacity: capacity)
+        if let found {
+            let task = members[found - capacity]
+            if isMeant(tasks[Int(task)]) {
+                self.task = task
+                best = nodes[found].order
             }
-            self.task = task
-            bestInFlow = nodes[at].order
-            return
         }
-        let left = bound(nodes[2 * at])
-        let right = bound(nodes[2 * at + 1])
-        let first = right < left ? 2 * at + 1 : 2 * at
-        if min(left, right) < bestInFlow {
-            descend(first, nodes, capacity: capacity, members, tasks)
-        }
-        if max(left, right) < bestInFlow {
-            descend(first ^ 1, nodes, capacity: capacity, members, tasks)
+        var at = found ?? stoppedAt
+        while at != top {
+            if canBeFirst(nodes[at ^ 1]) {
+                look(at ^ 1, nodes, capacity: capacity, members, tasks)
+            }
+            at /= 2
         }
     }
 
-    /// The first below a node; `.last` where the offer can serve none of them.
-    func bound(_ node: TaskNode) -> TaskOrder {
-        offer.mayServe(node.demand, nowUs: nowUs) ? node.order : .last
+    /// What a node does not tell of a single task.
+    private func isMeant(_ task: DispatchTask) -> Bool {
+        (task.filters.region == nil || task.filters.region == region) && !task.excludes(identity)
     }
 }

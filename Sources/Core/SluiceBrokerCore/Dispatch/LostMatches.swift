@@ -23,10 +23,11 @@ package enum LossReason: UInt8, CaseIterable, Sendable {
 
 /// How many matches every offer lost, by reason.
 ///
-/// Counting all losers of every match would mean to look at all offers. So where there are more
-/// than two losers, two of them are drawn, and each stands for half of all: the sum is exact, the
-/// parts are estimates without bias.
+/// Counting all losers of every match would mean to look at all offers. So where a match has more
+/// than two losers, every eighth match is looked at, two of its losers are drawn, and each stands
+/// for half of them and for eight matches: estimates, of which none is favoured.
 struct LostMatches {
+    static let sampling: UInt64 = 8
     private static let reasons = LossReason.allCases.count
     /// By offer, then reason.
     private var counts: [UInt64] = []

@@ -25,11 +25,12 @@ struct OfferNode: TournamentNode {
 
     private init() {}
 
-    init(_ frame: OfferFrame, keys: OfferKeys, firstTokenUs: UInt32, shard: UInt16) {
-        self.keys = keys
+    /// An offer as it stands, whatever its load: it rules nothing out and all are equal.
+    init(_ frame: OfferFrame, shard: UInt16) {
+        keys = OfferKeys(balanced: 0, price: 0, latency: 0, throughput: 0)
         inputPrice = UInt64(frame.prices.input.rawValue)
         outputPrice = UInt64(frame.prices.output.rawValue)
-        self.firstTokenUs = firstTokenUs
+        firstTokenUs = 0
         contextTokens = frame.contextTokens == 0 ? .max : min(frame.contextTokens, .max - 1)
         operations = frame.operations.rawValue
         encodings = frame.encodings.rawValue
@@ -91,18 +92,13 @@ struct OfferKeys: Equatable {
     /// - balanced: the smallest product of (first token + 50 ms) and (price + 5 cents): below
     ///   those, neither counts for much. Among equals the least loaded.
     ///
-    /// `priceMicroUSD` is `blendedPrice`; `loadEighths` the part of its slots in use, 0…8.
-    init(
-        firstTokenUs: UInt64, usPerToken: UInt64, priceMicroUSD: UInt64, loadEighths: UInt32
-    ) {
+    /// `load` is the part of its slots in use in sixteenths, 0…16.
+    init(firstTokenUs: UInt64, usPerToken: UInt64, price ask: PriceSteps, load: UInt32) {
         let first = min(Steps.sixteenths(of: firstTokenUs), 1_023)
         let each = min(Steps.sixteenths(of: usPerToken), 1_023)
-        let product =
-            Steps.sixteenths(of: firstTokenUs + 50_000)
-            + Steps.sixteenths(of: priceMicroUSD + 50_000)
-        balanced = product << 4 | loadEighths
-        price = Steps.fine(of: priceMicroUSD) << 10 | first
-        latency = first << 22 | Steps.fine(of: priceMicroUSD)
+        balanced = (Steps.sixteenths(of: firstTokenUs + 50_000) + ask.raised) << 4 | load / 2
+        price = ask.fine << 10 | first
+        latency = first << 22 | ask.fine
         throughput = each << 10 | first
     }
 
@@ -120,10 +116,20 @@ struct OfferKeys: Equatable {
         case .throughput: throughput
         }
     }
+}
 
-    /// One price for the order: three prompt tokens to one of the answer, as tasks usually are.
-    static func blendedPrice(_ prices: TokenPrices) -> UInt64 {
-        (3 * UInt64(prices.input.rawValue) + UInt64(prices.output.rawValue)) / 4
+/// What an offer asks, as far as the order needs it: one price, three prompt tokens to one of the
+/// answer, as tasks usually are.
+struct PriceSteps {
+    /// Almost exact.
+    let fine: UInt32
+    /// Of the price and 5 cents.
+    let raised: UInt32
+
+    init(_ prices: TokenPrices) {
+        let sum = 3 * UInt64(prices.input.rawValue) + UInt64(prices.output.rawValue)
+        fine = Steps.fine(of: sum)
+        raised = Steps.sixteenths(of: sum / 4 + 50_000)
     }
 }
 
@@ -183,54 +189,106 @@ struct OfferSearch {
         return search
     }
 
-    /// Descends into the better half first, and into the other only where it can be better still.
-    /// `members` names the offer of each leaf.
+    /// Goes down into the better half and notes the other in `frontier`, a heap by key; goes on
+    /// with the best that is noted whenever that is better than where it is. So it enters only
+    /// nodes that are as good as what it finds. `members` names the offer of each leaf.
     mutating func run(
-        _ tree: Tournament<OfferNode>, _ members: [UInt32], _ offers: [Offer]
+        _ tree: Tournament<OfferNode>, _ members: [UInt32], _ offers: [Offer],
+        _ frontier: inout Frontier
     ) {
-        guard bound(tree.root) < .max else { return }
-        descend(1, tree.nodes, capacity: tree.capacity, members, offers)
+        guard tree.capacity > 0, canServe(tree.root) else { return }
+        frontier.removeAll()
+        var at = 1
+        while true {
+            while at < tree.capacity {
+                at *= 2
+                let left = tree.nodes[at].keys.key(preference)
+                let right = tree.nodes[at + 1].keys.key(preference)
+                let takesRight = right < left || (left == right && takesRight())
+                let near = takesRight ? right : left
+                let far = takesRight ? left : right
+                if takesRight { at += 1 }
+                if far < .max { frontier.push(key: far, node: at ^ 1) }
+                guard near < .max, canServe(tree.nodes[at]), near <= frontier.leastKey else {
+                    if near < .max { frontier.push(key: near, node: at) }
+                    guard let next = nextInFrontier(tree.nodes, &frontier) else { return }
+                    at = next
+                    continue
+                }
+            }
+            let leaf = at - tree.capacity
+            if isMeant(offers[Int(members[leaf])]) {
+                self.leaf = leaf
+                key = tree.nodes[at].keys.key(preference)
+                let tied = frontier.leastKey == key ? nextInFrontier(tree.nodes, &frontier) : nil
+                if let tied { isTied = tree.nodes[tied].keys.key(preference) == key }
+                return
+            }
+            guard let next = nextInFrontier(tree.nodes, &frontier) else { return }
+            at = next
+        }
     }
 
-    private mutating func descend(
-        _ at: Int, _ nodes: [OfferNode], capacity: Int, _ members: [UInt32], _ offers: [Offer]
-    ) {
-        guard at < capacity else {
-            let leaf = at - capacity
-            let offer = Int(members[leaf])
-            guard region == nil || region == offers[offer].region,
-                offers[offer].identity == 0
-                    || (offers[offer].identity != excluded.0
-                        && offers[offer].identity != excluded.1)
-            else { return }
-            self.leaf = leaf
-            key = nodes[at].keys.key(preference)
-            return
+    /// The best node noted that can serve.
+    private func nextInFrontier(_ nodes: [OfferNode], _ frontier: inout Frontier) -> Int? {
+        while let node = frontier.pop() {
+            if canServe(nodes[node]) { return node }
         }
-        let left = bound(nodes[2 * at])
-        let right = bound(nodes[2 * at + 1])
-        var first = 2 * at
-        if left > right || (left == right && takesRight()) { first += 1 }
-        if min(left, right) < key {
-            descend(first, nodes, capacity: capacity, members, offers)
-        }
-        let other = max(left, right)
-        if other < key {
-            descend(first ^ 1, nodes, capacity: capacity, members, offers)
-        } else if other == key, other != .max {
-            isTied = true
-        }
+        return nil
     }
 
-    /// The best key below a node; `.max` where nothing there can serve.
-    private func bound(_ node: OfferNode) -> UInt32 {
-        guard node.shards & shards != 0, node.mayServe(demand, nowUs: nowUs) else { return .max }
-        return node.keys.key(preference)
+    private func canServe(_ node: OfferNode) -> Bool {
+        node.shards & shards != 0 && node.mayServe(demand, nowUs: nowUs)
+    }
+
+    /// What a node does not tell of a single offer.
+    private func isMeant(_ offer: Offer) -> Bool {
+        (region == nil || region == offer.region)
+            && (offer.identity == 0
+                || (offer.identity != excluded.0 && offer.identity != excluded.1))
     }
 
     private mutating func takesRight() -> Bool {
         let isRight = coins & 1 != 0
         coins = coins >> 1 | coins << 63
         return isRight
+    }
+}
+
+/// Nodes that a search may come back to, the best first: a binary heap that keeps its memory.
+struct Frontier {
+    /// Key in the high half, node in the low one.
+    private var heap: [UInt64] = []
+
+    /// `.max` = empty.
+    var leastKey: UInt32 { heap.isEmpty ? .max : UInt32(truncatingIfNeeded: heap[0] >> 32) }
+
+    mutating func removeAll() {
+        heap.removeAll(keepingCapacity: true)
+    }
+
+    mutating func push(key: UInt32, node: Int) {
+        var child = heap.count
+        let entry = UInt64(key) << 32 | UInt64(node)
+        heap.append(entry)
+        while child > 0, heap[(child - 1) / 2] > entry {
+            heap[child] = heap[(child - 1) / 2]
+            child = (child - 1) / 2
+        }
+        heap[child] = entry
+    }
+
+    mutating func pop() -> Int? {
+        guard let least = heap.first, let last = heap.popLast() else { return nil }
+        var parent = 0
+        while 2 * parent + 1 < heap.count {
+            var child = 2 * parent + 1
+            if child + 1 < heap.count, heap[child + 1] < heap[child] { child += 1 }
+            guard heap[child] < last else { break }
+            heap[parent] = heap[child]
+            parent = child
+        }
+        if !heap.isEmpty { heap[parent] = last }
+        return Int(least & 0xFFFF_FFFF)
     }
 }

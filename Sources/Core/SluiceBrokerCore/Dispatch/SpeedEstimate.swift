@@ -13,8 +13,10 @@ struct SpeedEstimate {
     /// From its dispatch to a task's first token, without its time in the queue.
     private(set) var firstTokenUs: UInt64
     private(set) var usPerToken: UInt64
-    /// When something was last seen; 0 = never, or too long ago to rule it out.
-    private(set) var sampledUs: UInt64 = 0
+    /// What was seen lately may rule it out.
+    private(set) var isFresh = false
+    /// When something was last seen, or what was seen last lost weight; 0 = nothing was.
+    private var sampledUs: UInt64 = 0
 
     init(prior: ModelSpeed) {
         firstTokenUs = prior.firstTokenUs / 2
@@ -26,6 +28,7 @@ struct SpeedEstimate {
         let seen = min(afterUs, Self.firstTokenUsMax)
         firstTokenUs = sampledUs == 0 ? seen : Self.moved(firstTokenUs, towards: seen)
         sampledUs = max(nowUs, 1)
+        isFresh = true
     }
 
     /// None had come after so long: it takes at least that.
@@ -38,12 +41,17 @@ struct SpeedEstimate {
         usPerToken = Self.moved(usPerToken, towards: min(seen, Self.firstTokenUsMax))
     }
 
-    /// What was seen long ago counts half, and rules nothing out. True when it changed.
+    /// What was seen long ago counts half, again and again, and rules nothing out. True when it
+    /// changed.
     mutating func age(prior: ModelSpeed, nowUs: UInt64) -> Bool {
         guard sampledUs != 0, nowUs >= sampledUs + Self.staleUs else { return false }
-        sampledUs = 0
-        firstTokenUs = (firstTokenUs + prior.firstTokenUs / 2) / 2
-        return true
+        sampledUs = nowUs
+        let faded = (firstTokenUs + prior.firstTokenUs / 2) / 2
+        defer {
+            firstTokenUs = faded
+            isFresh = false
+        }
+        return isFresh || faded != firstTokenUs
     }
 
     /// An eighth of the way.

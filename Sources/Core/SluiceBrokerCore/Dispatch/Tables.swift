@@ -15,6 +15,8 @@ struct Peer {
     var accountIndex = noIndex
     /// Index in `suppliers`; `noIndex` for a client.
     var supplier = noIndex
+    /// The model it asked for last.
+    var model = noIndex
 }
 
 /// Whose tasks they are. Kept for good: there are no more than the directory has.
@@ -68,8 +70,15 @@ struct Offer {
     /// The supplier's identity; 0 = none.
     var identity: UInt64 = 0
     var region: ShortText?
+    /// The supplier's number for it.
+    var id = OfferID.connection
+    var supplyType = SupplyType.community
+    /// Its ask, frozen in each task.
+    var prices = TaskPrices.free
+    var price = PriceSteps(TokenPrices())
+    /// What it says of itself, for the tournaments of its model.
+    var standing = OfferNode.vacant
     var speed = SpeedEstimate(prior: ModelSpeed())
-    var frame: OfferFrame?
 }
 
 /// A model by its interned name.
@@ -81,6 +90,8 @@ struct Model {
     var standing = Tournament<OfferNode>()
     var free = Tournament<OfferNode>()
     var freeOffers = 0
+    /// A leaf of `standing` that served a task lately: most ask the same.
+    var servedLeaf = 0
     var queue = FairQueue()
     /// Tokens that its waiting tasks are expected to take.
     var queuedTokens: UInt64 = 0
@@ -116,8 +127,8 @@ struct DispatchTask {
     var affinityKeys = AffinityKeys()
     var trace: TraceContext?
     var model: UInt32 = noIndex
-    /// On the dispatcher's clock.
-    var deadlineUs: UInt64 = 0
+    /// What it asks of an offer.
+    var demand = Demand()
     /// Arena bytes held for the body and the answer.
     var bodyArenaBytes = 0
     var answerArenaBytes = 0
@@ -157,7 +168,6 @@ struct DispatchTask {
         identity != 0 && (excluded.0 == identity || excluded.1 == identity)
     }
 
-    var demand: Demand { Demand(terms, filters, deadlineUs: deadlineUs) }
 }
 
 /// Counters of the dispatcher since its start; the shell copies them to the statistics page.
