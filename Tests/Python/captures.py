@@ -141,7 +141,9 @@ class Capture:
                 if self._process.poll() is None:
                     return None
         self._process.wait()
-        return said
+        self._process.stderr.close()
+        told = [line for line in said.splitlines() if "permission" in line.lower()]
+        return told[0] if told else said.strip()
 
     def stop(self) -> None:
         """Ends it when the file has not grown for a while: the kernel hands packets on late."""

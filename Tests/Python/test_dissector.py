@@ -331,8 +331,8 @@ class SessionTests(Comparison):
 
     def test_the_captured_session_shows_every_kind_and_field(self) -> None:
         if self.refusal is not None:
-            text = f"this machine refuses captures: {self.refusal.strip().splitlines()[-1:]}"
-            print(f"note: {text}; the relay's capture alone was dissected", file=sys.stderr)
+            text = f"this machine refuses captures ({self.refusal})"
+            print(f"\nnote: {text}; the relay's capture alone was dissected", file=sys.stderr)
             self.skipTest(text)
         self.assert_shows_the_session(self.live)
 

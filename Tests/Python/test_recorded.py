@@ -523,8 +523,8 @@ class RecordedBrokerToProgramsTests(RecordedBrokerTests):
     async def _run_ask(self, peer: dict[str, Any], recorded: list[Exchange],
                        output: list[bytes]) -> None:
         process = await asyncio.create_subprocess_exec(
-            program("sluice", "SLUICE_COMMAND"), "ask", "--broker", f"127.0.0.1:{self.port}", "--ca",
-            self.ca_file, "--key", KEY, *peer["options"], "-", stdin=subprocess.PIPE,
+            program("sluice", "SLUICE_COMMAND"), "ask", "--broker", f"127.0.0.1:{self.port}",
+            "--ca", self.ca_file, "--key", KEY, *peer["options"], "-", stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             assert process.stdin is not None and process.stdout is not None

@@ -24,7 +24,8 @@ class WorkerTests(ScriptedBroker):
         """A worker with the engine echo, its script and the credit of its bodies."""
         process = await asyncio.create_subprocess_exec(
             program("sluice-worker", "SLUICE_WORKER"), "--broker", f"127.0.0.1:{self.port}",
-            "--ca", self.ca_file, "--token", "t", "--engine", "echo", *options, stderr=asyncio.subprocess.DEVNULL)
+            "--ca", self.ca_file, "--token", "t", "--engine", "echo", *options,
+            stderr=asyncio.subprocess.DEVNULL)
         self.addAsyncCleanup(self.stop, process)
         async with asyncio.timeout(10):
             script = await self.scripts.get()

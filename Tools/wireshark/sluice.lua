@@ -2,8 +2,8 @@
 --
 --     wireshark -X lua_script:Tools/wireshark/sluice.lua -o tls.keylog_file:KEYS capture.pcapng
 --
--- TLS hands it what has the application protocol sluice/1; it needs the keys of the session, which a
--- peer writes where SSLKEYLOGFILE says. Fields are named as in the Python codec: sluice.model,
+-- TLS hands it what has the application protocol sluice/1; it needs the keys of the session, which
+-- a peer writes where SSLKEYLOGFILE says. Fields are named as in the Python codec: sluice.model,
 -- sluice.deadline_ms and so on; sluice.stream is the slot, sluice.task_id the task on both of its
 -- connections. What a receiver must refuse has an expert item and the fields sluice.fault.*.
 --

@@ -114,6 +114,7 @@ final class ClientPeer: Peer {
     /// Submits `count` tasks that must all complete.
     func probe(_ count: Int, nowUs: UInt64) {
         isProbing = true
+        probeEnds = []
         leftToSubmit = count
         nextSubmitUs = nowUs
     }

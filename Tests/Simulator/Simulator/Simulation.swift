@@ -41,12 +41,6 @@ package struct Simulation: ~Copyable {
         case release
     }
 
-    private struct Timed {
-        let atUs: UInt64
-        let order: UInt64
-        let event: Event
-    }
-
     private let seed: UInt64
     private let options: SimulationOptions
     private let oracle: Oracle
@@ -73,8 +67,7 @@ package struct Simulation: ~Copyable {
     private var linkOfPeer: [Int?] = []
     private var isReconnecting: [Bool] = []
     private var links: [Link?] = []
-    private var heap: [Timed] = []
-    private var order: UInt64 = 0
+    private var timeline = Timeline<Event>()
     private var nowUs: UInt64 = 1_000_000
     private var isTurnDue = false
     private var isHealed = false
@@ -187,9 +180,9 @@ package struct Simulation: ~Copyable {
     private mutating func run(
         untilUs endUs: UInt64, until isDone: (borrowing Simulation) -> Bool
     ) {
-        while oracle.failures.isEmpty, let next = heap.first, next.atUs <= endUs {
+        while oracle.failures.isEmpty, let next = timeline.first, next.atUs <= endUs {
             if isDone(self) { return }
-            removeFirst()
+            timeline.removeFirst()
             nowUs = max(nowUs, next.atUs)
             oracle.nowUs = nowUs
             steps += 1
@@ -197,7 +190,7 @@ package struct Simulation: ~Copyable {
             perform(next.event)
             if steps > 3_000_000 { return oracle.fail("more than 3,000,000 steps") }
         }
-        nowUs = max(nowUs, heap.first == nil ? endUs : nowUs)
+        nowUs = max(nowUs, timeline.first == nil ? endUs : nowUs)
     }
 
     private mutating func perform(_ event: Event) {
@@ -542,6 +535,20 @@ package struct Simulation: ~Copyable {
             $0 + min($1.grantedSlots, Int(options.limits.maxStreams))
         }
         let perClient = options.fewStreams ? 2 : min(16, max(1, slots))
+        let wanted = options.models == 1 ? min(slots, perClient * clients.count) : 1
+        var peak = 0
+        // A breaker that faults have opened tries its supplier with one task at a time, after a
+        // while: every slot is usable again once those have gone well.
+        for round in 0..<6 where peak < wanted && oracle.failures.isEmpty {
+            if round > 0 { run(untilUs: nowUs + 35_000_000) { _ in false } }
+            peak = probe(perClient)
+        }
+        oracle.check(peak >= wanted, "[I12] only \(peak) of \(wanted) slots are usable")
+        oracle.count("probed")
+    }
+
+    /// Runs so many tasks of each client at once; answers how many slots were used together.
+    private mutating func probe(_ perClient: Int) -> Int {
         for supplier in suppliers { supplier.probe() }
         for (index, client) in clients.enumerated() {
             client.probe(perClient, nowUs: nowUs)
@@ -556,41 +563,10 @@ package struct Simulation: ~Copyable {
                     && client.probeEnds.allSatisfy { $0 == .completed },
                 "[I12] after healing tasks ended \(client.probeEnds)")
         }
-        let peak = suppliers.reduce(0) { $0 + $1.peakJobs }
-        let wanted = options.models == 1 ? min(slots, perClient * clients.count) : 1
-        oracle.check(peak >= wanted, "[I12] only \(peak) of \(wanted) slots are usable")
-        oracle.count("probed")
+        return suppliers.reduce(0) { $0 + $1.peakJobs }
     }
-
-    // MARK: Time
 
     private mutating func at(_ atUs: UInt64, _ event: Event) {
-        order += 1
-        heap.append(Timed(atUs: atUs, order: order, event: event))
-        var child = heap.count - 1
-        while child > 0 {
-            let parent = (child - 1) / 2
-            guard isBefore(child, parent) else { break }
-            heap.swapAt(child, parent)
-            child = parent
-        }
-    }
-
-    private mutating func removeFirst() {
-        heap.swapAt(0, heap.count - 1)
-        heap.removeLast()
-        var parent = 0
-        while true {
-            var least = parent
-            for child in [2 * parent + 1, 2 * parent + 2]
-            where child < heap.count && isBefore(child, least) { least = child }
-            guard least != parent else { return }
-            heap.swapAt(parent, least)
-            parent = least
-        }
-    }
-
-    private func isBefore(_ left: Int, _ right: Int) -> Bool {
-        (heap[left].atUs, heap[left].order) < (heap[right].atUs, heap[right].order)
+        timeline.add(event, atUs: atUs)
     }
 }

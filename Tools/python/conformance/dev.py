@@ -1,4 +1,4 @@
-"""A deployment to hold to the specification: ``sluice dev`` of this build, in a folder of its own."""
+"""A deployment to hold to the specification: ``sluice dev`` of this build, in its own folder."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ def cancel_grace_and_quarantine(lab: Lab) -> None:
     run.supplier.expect(wire.Cancel, run.slot)
     end = run.client.expect_end(Code.CANCELLED, seconds=_GRACE_SECONDS + 2)
     took = time.monotonic() - started
-    check(1.5 < took < _GRACE_SECONDS + 1.5 * lab.target.patience, "E9", f"the client's END came after {took:.1f} s")
+    check(1.5 < took < _GRACE_SECONDS + 1.5 * lab.target.patience, "E9",
+          f"the client's END came after {took:.1f} s")
     check(end.output_tokens == 1, "E9", f"{end.output_tokens} tokens known, 1 delivered")
     lab.submit(run.client, run.model)
     run.supplier.quiet(0.5)
@@ -186,7 +187,8 @@ def deadline_with_a_silent_supplier(lab: Lab) -> None:
     run.tokens(b"def")
     end = run.client.expect_end(Code.DEADLINE_EXCEEDED, seconds=_GRACE_SECONDS + 2)
     took = time.monotonic() - started
-    check(took < _GRACE_SECONDS + 1.5 * lab.target.patience, "E9", f"the client's END came after {took:.1f} s")
+    check(took < _GRACE_SECONDS + 1.5 * lab.target.patience, "E9",
+          f"the client's END came after {took:.1f} s")
     check(end.output_tokens == 1, "K9", f"{end.output_tokens} tokens billed, 1 delivered")
     run.end(Code.DEADLINE_EXCEEDED)
     run.supplier.alive()

@@ -375,5 +375,6 @@ def tls_late(lab: Lab) -> None:
         except ConnectionResetError:
             pass
         except TimeoutError:
-            raise Failed(f"a connection without TLS is open after {_until_closed(lab):g} s [H1]") from None
+            raise Failed(f"a connection without TLS is open after {_until_closed(lab):g} s "
+                         "[H1]") from None
     check(time.monotonic() - started >= _HANDSHAKE_SECONDS - 0.5, "H1", "closed too early")

@@ -12,7 +12,7 @@ extension Dispatcher {
             out.messages.append(.refused(submission.stream, .internalFault, retryAfterMs: 0))
             return
         }
-        if !unwrittenNames.isEmpty { writeNames(out: \&out) }
+        if !unwrittenNames.isEmpty { writeNames(out: &out) }
         let model = knownModel(submission)
         if let (code, retryAfterMs) = refusal(
             of: submission, peer.accountIndex, model: model, nowUs: nowUs)
