@@ -34,12 +34,14 @@
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/io_uring.h>
+#include <linux/time_types.h>
 
 // ---------------------------------------------------------------------------------------------
 // Variadic functions and macros
@@ -175,6 +177,24 @@ static inline int sluice_pin_thread(int processor) {
     return sluice_result(syscall(SYS_sched_setaffinity, 0, sizeof mask, mask));
 }
 
+/// Adds one processor to a mask of `bytes` bytes; -EINVAL if it lies outside.
+static inline int sluice_mask_add(unsigned long *mask, size_t bytes, int processor) {
+    const int width = (int)(8 * sizeof(unsigned long));
+    if (processor < 0 || (size_t)(processor / 8) >= bytes) return -EINVAL;
+    mask[processor / width] |= 1UL << (processor % width);
+    return 0;
+}
+
+/// Keeps the calling thread on the processors of a mask; what it starts inherits that.
+static inline int sluice_restrict_thread(const unsigned long *mask, size_t bytes) {
+    return sluice_result(syscall(SYS_sched_setaffinity, 0, bytes, mask));
+}
+
+/// How late the kernel may wake the calling thread to save wake-ups, nanoseconds (1 = on time).
+static inline int sluice_set_timer_slack(unsigned long ns) {
+    return sluice_prctl(PR_SET_TIMERSLACK, ns);
+}
+
 /// The n-th processor that the calling thread may use, or -1.
 static inline int sluice_allowed_processor(int n) {
     unsigned long mask[1024 / (8 * sizeof(unsigned long))] = { 0 };
@@ -244,6 +264,34 @@ static inline int sluice_bind(int descriptor, const struct sockaddr_storage *add
 
 static inline int sluice_connect(int descriptor, const struct sockaddr_storage *address, int length) {
     return sluice_result(connect(descriptor, (const struct sockaddr *)address, (socklen_t)length));
+}
+
+/// Begins to connect a blocking socket and does not wait for it: what is sent first waits until the
+/// connection stands.
+static inline int sluice_begin_connect(
+    int descriptor, const struct sockaddr_storage *address, int length) {
+    int code = sluice_set_nonblocking(descriptor, 1);
+    if (code < 0) return code;
+    code = sluice_connect(descriptor, address, length);
+    if (code < 0 && code != -EINPROGRESS) return code;
+    return sluice_set_nonblocking(descriptor, 0);
+}
+
+/// Reads up to and including a line feed from a blocking socket, at most `seconds` between two
+/// bytes; the count, or -errno.
+static inline int sluice_skip_line(int descriptor, int most, int seconds) {
+    struct timeval limit = { .tv_sec = seconds }, none = { 0 };
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    int count = 0;
+    char byte = 0;
+    while (count < most && byte != '\n') {
+        ssize_t got = recv(descriptor, &byte, 1, 0);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return got < 0 ? -errno : -ECONNRESET;
+        count++;
+    }
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+    return byte == '\n' ? count : -EMSGSIZE;
 }
 
 /// The port a socket is bound to, or -errno.
@@ -323,9 +371,22 @@ static inline int sluice_epoll_remove(int epoll, int descriptor) {
     return sluice_result(epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, &event));
 }
 
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+
+/// Waits at most `timeout_ns`, below 0 without end. Kernels before 5.11 round it up to milliseconds.
 static inline int sluice_epoll_wait(
-    int epoll, struct epoll_event *events, int count, int timeout_ms) {
-    return sluice_result(epoll_wait(epoll, events, count, timeout_ms));
+    int epoll, struct epoll_event *events, int count, int64_t timeout_ns) {
+    if (timeout_ns <= 0) return sluice_result(epoll_wait(epoll, events, count, timeout_ns < 0 ? -1 : 0));
+    struct __kernel_timespec time = {
+        .tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000,
+    };
+    int code = sluice_result(syscall(SYS_epoll_pwait2, epoll, events, count, &time, NULL, 0));
+    if (code != -ENOSYS) return code;
+    int64_t timeout_ms = (timeout_ns + 999999) / 1000000;
+    return sluice_result(
+        epoll_wait(epoll, events, count, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms));
 }
 
 static inline uint64_t sluice_epoll_token(const struct epoll_event *event) {

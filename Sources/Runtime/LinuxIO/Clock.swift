@@ -6,6 +6,8 @@ package enum MonotonicClock {
     package static var nowNs: UInt64 { sluice_monotonic_ns() }
     /// Microseconds.
     package static var nowUs: UInt64 { sluice_monotonic_ns() / 1_000 }
+    /// Processor time of the calling thread, nanoseconds.
+    package static var threadNs: UInt64 { sluice_clock_ns(CLOCK_THREAD_CPUTIME_ID) }
     /// Milliseconds.
     package static var nowMs: UInt64 { sluice_monotonic_ns() / 1_000_000 }
 }
@@ -26,6 +28,22 @@ package enum ProcessorPlacement {
             guard next >= 0 else { return processors }
             processors.append(Int(next))
         }
+    }
+
+    /// Keeps the calling thread on `processors`, each 0..<1,024; what it starts inherits that.
+    package static func restrict(to processors: [Int]) throws(SystemError) {
+        var mask = [UInt](repeating: 0, count: 16)
+        let bytes = mask.count * MemoryLayout<UInt>.size
+        for processor in processors {
+            let code = unsafe sluice_mask_add(&mask, bytes, Int32(clamping: processor))
+            _ = try SystemError.check(.affinity, code)
+        }
+        _ = try SystemError.check(.affinity, unsafe sluice_restrict_thread(mask, bytes))
+    }
+
+    /// Asks the kernel to wake the calling thread on time: by default it may be 50 µs late.
+    package static func wakeOnTime() {
+        _ = sluice_set_timer_slack(1)
     }
 
     /// Keeps the calling thread on `processor`.

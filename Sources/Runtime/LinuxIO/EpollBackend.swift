@@ -192,16 +192,16 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
 
     // MARK: The turn
 
-    package mutating func wait(timeoutMs: Int, gatherUs: Int) -> Int {
+    package mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int {
         completions.removeAll(keepingCapacity: true)
         completions.append(contentsOf: prepared)
         prepared.removeAll(keepingCapacity: true)
         for slot in sendable { trySend(slot) }
         sendable.removeAll(keepingCapacity: true)
         let hasWork = !completions.isEmpty || (!readable.isEmpty && !freeBuffers.isEmpty)
-        let timeout = hasWork ? 0 : Int32(clamping: timeoutMs)
         counters.enters += 1
-        let count = unsafe sluice_epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+        let count = unsafe sluice_epoll_wait(
+            epoll, events, Int32(Self.eventsMax), hasWork ? 0 : timeoutNs)
         // A process that is stopped and resumed sees EINTR even without a signal handler.
         precondition(count >= 0 || count == -EINTR)
         for index in 0..<max(0, Int(count)) { unsafe handle(events[index]) }

@@ -89,6 +89,39 @@ package struct StreamDescriptor: ~Copyable, Sendable {
         return number
     }
 
+    /// Begins to connect to a numeric address. Does not wait: what is sent first goes out when
+    /// the connection stands, and receiving ends with an error if it never does.
+    package init(connectingTo address: String, port: UInt16) throws(SystemError) {
+        var storage = sockaddr_storage()
+        let length = try SystemError.check(
+            .address, unsafe sluice_socket_address(address, port, &storage))
+        let family = Int32(storage.ss_family)
+        let socket = try SystemError.check(.socket, sluice_stream_socket(family))
+        _ = sluice_set_option(socket, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        let code = unsafe sluice_begin_connect(socket, &storage, length)
+        guard code >= 0 else {
+            close(socket)
+            throw SystemError(.connect, code: -code)
+        }
+        descriptor = socket
+    }
+
+    /// Whether something accepts connections there now. Waits for the answer.
+    package static func isServed(_ address: String, port: UInt16) -> Bool {
+        var storage = sockaddr_storage()
+        let length = unsafe sluice_socket_address(address, port, &storage)
+        let socket = sluice_stream_socket(Int32(storage.ss_family))
+        guard length > 0, socket >= 0 else { return false }
+        defer { close(socket) }
+        return unsafe sluice_connect(socket, &storage, length) >= 0
+    }
+
+    /// Waits for a line in the clear and drops it, for protocols in which the server speaks
+    /// before TLS begins. At most 65,536 bytes and 5 s between two of them.
+    package borrowing func skipLine() throws(SystemError) {
+        _ = try SystemError.check(.connect, sluice_skip_line(descriptor, 65_536, 5))
+    }
+
     /// Takes over a connected descriptor.
     package init(adopting descriptor: Int32) {
         self.descriptor = descriptor

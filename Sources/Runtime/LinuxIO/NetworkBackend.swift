@@ -86,11 +86,11 @@ package protocol NetworkBackend: ~Copyable, SendableMetatype {
     mutating func watch(_ event: borrowing EventDescriptor)
     mutating func watch(_ signals: borrowing SignalDescriptor)
 
-    /// Submits what is prepared and waits for something to happen, at most `timeoutMs` (below 0:
+    /// Submits what is prepared and waits for something to happen, at most `timeoutNs` (below 0:
     /// without end; 0: not at all). With `gatherUs` > 0 it may hold the wait open that long to
     /// gather more; a backend that cannot returns early. Answers the number of completions,
     /// which stay readable until the next call; 0 also when the wait was interrupted.
-    mutating func wait(timeoutMs: Int, gatherUs: Int) -> Int
+    mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int
     /// A completion of the last `wait`, 0..<its answer.
     func completion(at index: Int) -> Completion
 

@@ -222,7 +222,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
 
     // MARK: The turn
 
-    package mutating func wait(timeoutMs: Int, gatherUs: Int) -> Int {
+    package mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int {
         if !isEnabled {
             let code = enable()
             precondition(code >= 0)
@@ -232,10 +232,10 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         prepared.removeAll(keepingCapacity: true)
         armStarved()
         buffers.publish()
-        let mayWait = completions.isEmpty && timeoutMs != 0
+        let mayWait = completions.isEmpty && timeoutNs != 0
         counters.enters += 1
         ring.enter(
-            waitFor: mayWait ? 1 : 0, timeoutMs: timeoutMs, gatherUs: mayWait ? gatherUs : 0)
+            waitFor: mayWait ? 1 : 0, timeoutNs: timeoutNs, gatherUs: mayWait ? gatherUs : 0)
         if ring.hasOverflowed { counters.overflows += 1 }
         while let entry = ring.nextCompletion() { handle(entry) }
         return completions.count

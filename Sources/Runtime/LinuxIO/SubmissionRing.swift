@@ -115,20 +115,20 @@ struct SubmissionRing: ~Copyable {
         return unsafe entry
     }
 
-    /// Submits and waits for `waitFor` completions, 0 or 1, at most `timeoutMs` (below 0: without
+    /// Submits and waits for `waitFor` completions, 0 or 1, at most `timeoutNs` (below 0: without
     /// end). Returns early when a signal interrupts.
-    mutating func enter(waitFor: UInt32, timeoutMs: Int, gatherUs: Int) {
+    mutating func enter(waitFor: UInt32, timeoutNs: Int64, gatherUs: Int) {
         publish()
         let ready = unsafe sluice_load_acquire(completionTail) &- head
         let waitFor = ready > 0 ? 0 : waitFor
         let gatherUs = canGather && waitFor > 0 ? UInt32(clamping: gatherUs) : 0
         // Without a timeout the kernel would end the wait at `gatherUs` even if nothing came.
         let endless: Int64 = gatherUs > 0 ? 3_600_000_000_000 : -1
-        let timeoutNs = timeoutMs < 0 ? endless : Int64(timeoutMs) * 1_000_000
+        let limitNs = timeoutNs < 0 ? endless : timeoutNs
         // Held open for more than one completion, the kernel answers at `gatherUs` with what it
         // has, if that is at least one.
         let goal = gatherUs > 0 ? 64 : waitFor
-        var code = sluice_ring_enter(descriptor, pending, goal, timeoutNs, gatherUs)
+        var code = sluice_ring_enter(descriptor, pending, goal, limitNs, gatherUs)
         if code == -EBUSY || code == -EAGAIN {
             // The kernel wants completions reaped first; it has now flushed what it could.
             code = sluice_ring_enter(descriptor, 0, 0, 0, 0)

@@ -4,7 +4,7 @@ internal import CLinuxIO
 package struct SystemError: Error, Equatable, Sendable {
     /// The call that failed.
     package enum Call: String, Sendable {
-        case socket, bind, listen, address, descriptor, eventfd, signalfd, epoll
+        case socket, bind, listen, connect, address, descriptor, eventfd, signalfd, epoll
         case ringSetup, ringMap, ringRegister, ringEnable, ringEnter, memory, affinity, threadCreate
     }
 

@@ -88,15 +88,22 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     @specialized(where Backend == RingBackend)
     @specialized(where Backend == EpollBackend)
     package mutating func wait(timeoutMs: Int, gatherUs: Int = 0) -> Int {
+        wait(timeoutNs: timeoutMs < 0 ? -1 : Int64(timeoutMs) * 1_000_000, gatherUs: gatherUs)
+    }
+
+    /// The same, at most `timeoutNs`: for those who must wake on time.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
+    package mutating func wait(timeoutNs: Int64, gatherUs: Int = 0) -> Int {
         events.removeAll(keepingCapacity: true)
         turn &+= 1
         startSends()
-        var timeoutMs = timeoutMs
+        var timeoutNs = timeoutNs
         if !leaving.isEmpty || acceptAgainMs != 0 {
             checkDeadlines(nowMs: MonotonicClock.nowMs)
-            if timeoutMs < 0 || timeoutMs > 50 { timeoutMs = 50 }
+            if timeoutNs < 0 || timeoutNs > 50_000_000 { timeoutNs = 50_000_000 }
         }
-        let count = backend.wait(timeoutMs: timeoutMs, gatherUs: gatherUs)
+        let count = backend.wait(timeoutNs: timeoutNs, gatherUs: gatherUs)
         for index in 0..<count { handle(backend.completion(at: index)) }
         return events.count
     }
@@ -144,9 +151,26 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// Serves a connection that some server accepted; nil, and the connection refused, when there
     /// is no channel. Its events begin with `established`.
     package mutating func adopt(_ stream: AcceptedStream) -> ChannelID? {
+        open(StreamDescriptor(adopting: stream.number))
+    }
+
+    /// Opens a connection of this side's own making, whose server must have a certificate for
+    /// `serverName`; nil, and it is closed, when there is no channel. Its events begin with
+    /// `established`.
+    package mutating func connect(
+        _ stream: consuming StreamDescriptor, context: TLSContext, serverName: String
+    ) throws(TLSSetupError) -> ChannelID? {
+        let session = try TLSSession(context: context, serverName: serverName)
+        guard let channel = open(stream) else { return nil }
+        unsafe channels[Int(channel.index)].session = consume session
+        // The first message is this side's.
+        shakeHands(Int(channel.index))
+        return channel
+    }
+
+    private mutating func open(_ stream: consuming StreamDescriptor) -> ChannelID? {
         guard let index = freeIndexes.popLast() else {
             tally.refused += 1
-            _ = StreamDescriptor(adopting: stream.number)
             return nil
         }
         let generation = unsafe channels[Int(index)].generation
@@ -155,7 +179,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         unsafe channels[Int(index)].phase = .handshaking
         channelCount += 1
         handshakingCount += 1
-        backend.open(index, StreamDescriptor(adopting: stream.number))
+        backend.open(index, stream)
         return ChannelID(index: index, generation: generation)
     }
 

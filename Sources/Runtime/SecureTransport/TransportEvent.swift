@@ -20,7 +20,7 @@ package enum TransportEvent: Equatable, Sendable {
     case opened(ChannelID)
     /// Only with `handsOverAccepted`: a connection to be given to some server's `adopt`.
     case accepted(AcceptedStream)
-    /// The TLS handshake is complete, with ALPN `sluice/1`.
+    /// The TLS handshake is complete, with a protocol that the context asks for.
     case established(ChannelID)
     /// Ciphertext is waiting: `read` until `mayHaveMore` is false.
     case received(ChannelID)

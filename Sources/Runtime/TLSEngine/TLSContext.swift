@@ -1,8 +1,20 @@
 internal import COpenSSL
 
-/// The protocol name that both sides must agree on in ALPN.
+/// Protocol names that both sides must agree on in ALPN.
 package enum ApplicationProtocol {
     package static let sluice1 = "sluice/1"
+    /// For tools that stand in for HTTP/2 peers.
+    package static let http2 = "h2"
+
+    /// What a server's context can be made for.
+    static let served = [sluice1, http2]
+}
+
+/// The cipher suites that a client offers.
+package enum CipherSuites: String, Sendable {
+    case all = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+    /// For measurements, where every server must do the same work.
+    case aes128 = "TLS_AES_128_GCM_SHA256"
 }
 
 /// What sessions share: role, certificate, trust and the rules of this protocol (TLS 1.3 only,
@@ -17,19 +29,23 @@ package final class TLSContext: @unchecked Sendable {
     let handle: OpaquePointer
     let isServer: Bool
     let limits: TLSLimits
+    /// One of them must have been agreed on; none: nothing is asked for.
+    let applicationProtocols: [String]
 
-    private init(server: Bool, limits: TLSLimits) throws(TLSSetupError) {
+    private init(
+        server: Bool, applicationProtocols: [String], suites: CipherSuites, limits: TLSLimits
+    ) throws(TLSSetupError) {
         TLSLibrary.prepare()
         let method = unsafe server ? TLS_server_method() : TLS_client_method()
         guard let context = unsafe SSL_CTX_new(method) else { throw .library }
         unsafe handle = context
         isServer = server
         self.limits = limits
-        let suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+        self.applicationProtocols = applicationProtocols
         unsafe sluice_ssl_set_options(context)
         let configured =
             unsafe sluice_ssl_only_tls13(context) == 1
-            && SSL_CTX_set_ciphersuites(context, suites) == 1
+            && SSL_CTX_set_ciphersuites(context, suites.rawValue) == 1
             && sluice_ssl_set_groups(context, "X25519:P-256") == 1
             && SSL_CTX_set_num_tickets(context, 0) == 1
             && SSL_CTX_set_max_early_data(context, 0) == 1
@@ -46,10 +62,18 @@ package final class TLSContext: @unchecked Sendable {
     }
 
     /// A server's context from PEM texts: the leaf certificate first, then its chain.
+    ///
+    /// `applicationProtocol` is `sluice/1` or `h2`: the one that every client must offer.
     package convenience init(
-        serverCertificate: String, privateKey: String, limits: TLSLimits = TLSLimits()
+        serverCertificate: String, privateKey: String,
+        applicationProtocol: String = ApplicationProtocol.sluice1, limits: TLSLimits = TLSLimits()
     ) throws(TLSSetupError) {
-        try self.init(server: true, limits: limits)
+        guard let served = ApplicationProtocol.served.firstIndex(of: applicationProtocol) else {
+            preconditionFailure("not a protocol that is served")
+        }
+        try self.init(
+            server: true, applicationProtocols: [applicationProtocol], suites: .all,
+            limits: limits)
         defer { ERR_clear_error() }
         let certificates = try CertificateList(pem: serverCertificate)
         guard let leaf = unsafe certificates.first else { throw .certificateUnreadable }
@@ -66,7 +90,9 @@ package final class TLSContext: @unchecked Sendable {
             unsafe SSL_CTX_check_private_key(handle) == 1
         else { throw .keyMismatch }
         unsafe SSL_CTX_set_client_hello_cb(handle, requireApplicationProtocol, nil)
-        unsafe SSL_CTX_set_alpn_select_cb(handle, chooseApplicationProtocol, nil)
+        // The argument is no pointer: it says which protocol, and so outlives everything.
+        unsafe SSL_CTX_set_alpn_select_cb(
+            handle, chooseApplicationProtocol, UnsafeMutableRawPointer(bitPattern: served + 1))
     }
 
     /// A server's context from PEM files.
@@ -85,9 +111,11 @@ package final class TLSContext: @unchecked Sendable {
     package convenience init(
         clientTrusting trust: String,
         applicationProtocols: [String] = [ApplicationProtocol.sluice1],
-        limits: TLSLimits = TLSLimits()
+        suites: CipherSuites = .all, limits: TLSLimits = TLSLimits()
     ) throws(TLSSetupError) {
-        try self.init(server: false, limits: limits)
+        try self.init(
+            server: false, applicationProtocols: applicationProtocols, suites: suites,
+            limits: limits)
         defer { ERR_clear_error() }
         let certificates = try CertificateList(pem: trust)
         guard certificates.count > 0, let store = unsafe SSL_CTX_get_cert_store(handle) else {
@@ -125,15 +153,17 @@ private let requireApplicationProtocol:
             return SSL_CLIENT_HELLO_ERROR
         }
 
-/// Chooses `sluice/1` from the client's list of length-prefixed names, or ends the handshake.
+/// Chooses the context's protocol from the client's list of length-prefixed names, or ends the handshake.
 private let chooseApplicationProtocol:
     @convention(c) (
         OpaquePointer?, UnsafeMutablePointer<UnsafePointer<UInt8>?>?, UnsafeMutablePointer<UInt8>?,
         UnsafePointer<UInt8>?, UInt32, UnsafeMutableRawPointer?
-    ) -> Int32 = { _, chosen, chosenCount, offered, offeredCount, _ in
-        guard let offered = unsafe offered else { return SSL_TLSEXT_ERR_ALERT_FATAL }
+    ) -> Int32 = { _, chosen, chosenCount, offered, offeredCount, argument in
+        let served = Int(bitPattern: argument) - 1
+        guard let offered = unsafe offered, ApplicationProtocol.served.indices.contains(served)
+        else { return SSL_TLSEXT_ERR_ALERT_FATAL }
         let list = unsafe UnsafeBufferPointer(start: offered, count: Int(offeredCount))
-        let wanted = ApplicationProtocol.sluice1.utf8
+        let wanted = ApplicationProtocol.served[served].utf8
         var offset = 0
         while offset < list.count {
             let length = unsafe Int(list[offset])

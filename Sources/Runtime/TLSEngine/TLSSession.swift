@@ -21,6 +21,7 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
     /// SAFETY: owned, from `init` to `deinit`; the BIO and the message callback point to it.
     private let pipe: UnsafeMutablePointer<CipherPipe>
     private let recordsPerKey: Int
+    private let applicationProtocols: [String]
     private var recordsSealed = 0
     private var recordsOpened = 0
 
@@ -39,6 +40,7 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
         unsafe pipe = .allocate(capacity: 1)
         unsafe pipe.initialize(to: CipherPipe(limits: context.limits))
         recordsPerKey = context.limits.recordsPerKey
+        applicationProtocols = context.applicationProtocols
         unsafe BIO_set_data(bio, pipe)
         unsafe BIO_set_init(bio, 1)
         // One reference serves both directions and is freed with the session.
@@ -96,9 +98,10 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
         var count: UInt32 = 0
         unsafe SSL_get0_alpn_selected(handle, &name, &count)
         let chosen = unsafe UnsafeBufferPointer(start: name, count: Int(count))
-        guard unsafe chosen.elementsEqual(ApplicationProtocol.sluice1.utf8) else {
-            return .failed(.handshake)
-        }
+        let isAgreed =
+            applicationProtocols.isEmpty
+            || applicationProtocols.contains { unsafe chosen.elementsEqual($0.utf8) }
+        guard isAgreed else { return .failed(.handshake) }
         isEstablished = true
         return .done(0)
     }
