@@ -128,6 +128,12 @@ let modules: [Module] = [
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SharedMemory", "TLSEngine", "LinuxIO", "Store",
         ]),
+    Module(
+        .product, "LoadGenerator",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "ContentArena", "LinuxIO", "TLSEngine",
+            "SecureTransport", "SharedMemory",
+        ]),
 
     Module(
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
@@ -139,7 +145,10 @@ let modules: [Module] = [
         packages: [argumentParser, logging]),
     Module(
         .command, "sluice",
-        uses: ["SluiceWire", "SluiceRecordFormat", "SluiceClient", "Store", "Development"],
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "LinuxIO", "SluiceClient", "Store", "Development",
+            "LoadGenerator",
+        ],
         packages: [argumentParser]),
 ]
 
@@ -292,25 +301,15 @@ let testTargets: [Target] = [
         ], packages: [nioCore, nioPosix, nioSSL]),
 ]
 
-/// Programs that measure. Only `SLUICE_BENCHMARKS=1` builds them, so that nobody else does.
-let benchmarkTargets: [Target] =
-    Context.environment["SLUICE_BENCHMARKS"] == nil
-    ? []
-    : [
-        .executableTarget(
-            name: "nio-relay", dependencies: [nioCore, nioPosix, nioTLS, nioSSL],
-            path: "Benchmarks/nio-relay", swiftSettings: testSettings),
-        .systemLibrary(
-            name: "CEvents", path: "Benchmarks/CEvents",
-            providers: [.apt(["linux-libc-dev"])]),
-        .executableTarget(
-            name: "load-driver",
-            dependencies: [
-                "CEvents", "COpenSSL", "SluiceWire", "SluiceRecordFormat", "SharedMemory",
-                argumentParser,
-            ],
-            path: "Benchmarks/load-driver", swiftSettings: testSettings),
-    ]
+/// What the broker is measured beside over its own transport. The other peers, and how to get
+/// them, stand in `Benchmarks/`.
+let benchmarkTargets: [Target] = [
+    .executableTarget(
+        name: "bare-relay",
+        dependencies: ["SluiceWire", "ContentArena", "LinuxIO", "TLSEngine", "SecureTransport"],
+        path: "Benchmarks/bare-relay",
+        swiftSettings: testSettings + [.enableExperimentalFeature("Lifetimes")])
+]
 
 let package = Package(
     name: "sluice",

@@ -1,6 +1,6 @@
 import ArgumentParser
 
-/// The `sluice` command: try it on one machine, ask, read the records, make certificates and keys.
+/// The `sluice` command: try it on one machine, ask, read the records, make certificates and keys, measure.
 @main
 struct Entry: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -9,6 +9,6 @@ struct Entry: AsyncParsableCommand {
         version: "0.1.0",
         subcommands: [
             DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
-            KeyCommand.self,
+            KeyCommand.self, BenchCommand.self,
         ])
 }

@@ -48,6 +48,10 @@ enum ExitStatus: Int32 {
     case outputClosed = 19
     /// The broker drained and the task did not end in time.
     case drained = 20
+    /// `bench`: a program of a target is not installed.
+    case notInstalled = 21
+    /// `bench`: a run had errors or lost tokens.
+    case runInvalid = 22
     /// A wrong use of options (as in sysexits.h).
     case usage = 64
     /// Cancelled by SIGINT or SIGTERM.
