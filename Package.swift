@@ -285,6 +285,7 @@ let testTargets: [Target] = [
     tests(
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
+    tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
     tests("LockFreeTests", in: "Runtime", uses: ["LockFree", "LinuxIO"]),
     tests("ContentArenaTests", in: "Runtime", uses: ["LockFree", "LinuxIO", "ContentArena"]),

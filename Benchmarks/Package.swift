@@ -17,6 +17,10 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
         .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
+        .package(url: "https://github.com/grpc/grpc-swift-2", .upToNextMinor(from: "2.4.3")),
+        .package(
+            url: "https://github.com/grpc/grpc-swift-nio-transport",
+            .upToNextMinor(from: "2.9.2")),
     ],
     targets: [
         .executableTarget(
@@ -26,7 +30,15 @@ let package = Package(
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),
             ],
-            path: "nio-relay", swiftSettings: settings)
+            path: "nio-relay", swiftSettings: settings),
+        .executableTarget(
+            name: "grpc-relay",
+            dependencies: [
+                .product(name: "GRPCCore", package: "grpc-swift-2"),
+                .product(
+                    name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
+            ],
+            path: "grpc-relay", swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]
 )

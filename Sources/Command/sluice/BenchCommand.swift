@@ -55,6 +55,9 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "Directory for the latencies of each run: .hgrm and all steps as .csv.")
     var hdr: String?
 
+    @Flag(help: "Count system calls too, in one more run of each target (needs perf).")
+    var syscalls = false
+
     @OptionGroup(title: "Shape of the load")
     var shape: LoadShape
 
@@ -85,9 +88,10 @@ struct BenchCommand: ParsableCommand {
         options.warmUpSeconds = warmUp ?? (quick ? 0.7 : 2)
         options.sealsEachToken = try shape.sealsEachToken
         let names = [target] + (against.map { [$0] } ?? [])
-        let comparison = Comparison(
+        var comparison = Comparison(
             workload: load, targets: names.compactMap { TargetName(rawValue: $0) },
             pairs: pairs ?? (against == nil ? (quick ? 2 : 3) : 5), options: options)
+        comparison.countsSyscalls = syscalls
         do {
             try measure(comparison)
         } catch let error as BenchError {
@@ -163,14 +167,13 @@ struct LoadShape: ParsableArguments {
     var churn = 0.0
     @Option(
         help:
-            "Records of the mock suppliers: token (each paced token its own; the default for paced workloads) or full."
+            "Records of paced tokens: token (each its own, as engines flush) or full."
     )
-    var seal: String?
+    var seal = "token"
 
-    var sealsEachToken: Bool? {
+    var sealsEachToken: Bool {
         get throws {
             switch seal {
-            case nil: return nil
             case "token": return true
             case "full": return false
             default: throw ValidationError("--seal must be token or full")

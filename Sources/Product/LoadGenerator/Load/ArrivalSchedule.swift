@@ -16,6 +16,12 @@ package struct ArrivalSchedule: Sendable {
     package init(_ group: StreamGroup, index: Int, startNs: UInt64) {
         periodNs = group.taskPeriodNs
         tokensPerTask = group.tokensPerTask
+        if group.arrivesInBursts {
+            intendedNs = startNs
+            tokens = group.tokensPerTask
+            firstPeriodNs = group.taskPeriodNs
+            return
+        }
         let spreadNs = group.tasksPerSecond > 0 ? group.taskPeriodNs : group.periodNs
         let count = UInt64(group.streamCount)
         intendedNs = startNs + spreadNs * UInt64(index) / count

@@ -1,28 +1,28 @@
 /// The tasks that the mock suppliers of one thread work on. Pure: the time is an argument.
 package struct SupplierTasks: Sendable {
-    struct Task {
+    package struct Task {
         /// The supplier connection, and what it calls the task.
-        var connection: Int32 = 0
-        var key: Int32 = 0
-        var isOpen = false
+        package var connection: Int32 = 0
+        package var key: Int32 = 0
+        package var isOpen = false
         /// Stands in a ring or in the queue of what is due.
-        var isListed = false
-        var left: UInt32 = 0
-        var sent: UInt32 = 0
-        var tokenBytes: UInt32 = 0
-        var periodNs: UInt64 = 0
+        package var isListed = false
+        package var left: UInt32 = 0
+        package var sent: UInt32 = 0
+        package var tokenBytes: UInt32 = 0
+        package var periodNs: UInt64 = 0
         /// When the first token is meant to be sent.
-        var startNs: UInt64 = 0
+        package var startNs: UInt64 = 0
 
-        var isPaced: Bool { periodNs > 0 }
+        package var isPaced: Bool { periodNs > 0 }
         /// When the next token is meant to be sent.
-        var dueNs: UInt64 { startNs + periodNs * UInt64(sent) }
+        package var dueNs: UInt64 { startNs + periodNs * UInt64(sent) }
     }
 
-    var tasks: [Task] = []
+    package var tasks: [Task] = []
     private var free: [Int32] = []
     /// Tasks that have something to send since the caller last emptied it.
-    var woken: [Int32] = []
+    package var woken: [Int32] = []
     /// From now on every task ends with its next token.
     package var isDraining = false
 
@@ -33,7 +33,7 @@ package struct SupplierTasks: Sendable {
     package init() {}
 
     /// A prompt is complete; the number of its task, which goes to `woken`.
-    mutating func open(
+    package mutating func open(
         connection: Int, key: Int, order: TaskOrder, nowNs: UInt64
     ) -> Int32 {
         let task = Task(
@@ -54,14 +54,14 @@ package struct SupplierTasks: Sendable {
     }
 
     /// There is credit again.
-    mutating func credited(_ number: Int32) {
+    package mutating func credited(_ number: Int32) {
         guard tasks[Int(number)].isOpen, !tasks[Int(number)].isListed else { return }
         tasks[Int(number)].isListed = true
         woken.append(number)
     }
 
     /// One more token is sent; whether it was the last.
-    mutating func sentToken(_ number: Int32) -> Bool {
+    package mutating func sentToken(_ number: Int32) -> Bool {
         let index = Int(number)
         tokensSent += 1
         tasks[index].sent += 1
@@ -69,24 +69,24 @@ package struct SupplierTasks: Sendable {
         return tasks[index].left == 0
     }
 
-    mutating func close(_ number: Int32) {
+    package mutating func close(_ number: Int32) {
         tasks[Int(number)].isOpen = false
         free.append(number)
         openCount -= 1
     }
 
-    mutating func badFrame() { badFrames += 1 }
+    package mutating func badFrame() { badFrames += 1 }
 }
 
 /// Tasks of one connection that take turns.
-struct TaskRing {
+package struct TaskRing {
     private var items: [Int32] = [Int32](repeating: 0, count: 64)
     private var head = 0
-    private(set) var count = 0
+    package private(set) var count = 0
 
-    var isEmpty: Bool { count == 0 }
+    package var isEmpty: Bool { count == 0 }
 
-    mutating func push(_ item: Int32) {
+    package mutating func push(_ item: Int32) {
         if count == items.count {
             items = Array(items[head...] + items[..<head]) + [Int32](repeating: 0, count: count)
             head = 0
@@ -95,7 +95,7 @@ struct TaskRing {
         count += 1
     }
 
-    mutating func pop() -> Int32? {
+    package mutating func pop() -> Int32? {
         guard count > 0 else { return nil }
         defer {
             head = (head + 1) & (items.count - 1)
@@ -104,7 +104,7 @@ struct TaskRing {
         return items[head]
     }
 
-    mutating func removeAll() {
+    package mutating func removeAll() {
         head = 0
         count = 0
     }

@@ -13,6 +13,9 @@ package struct StreamGroup: Equatable, Sendable {
     /// Tasks a second of the whole group, at times fixed beforehand; 0 = for paced tokens as many
     /// as keep every stream busy, else the next as soon as one ends (a closed loop).
     package var tasksPerSecond = 0.0
+    /// All streams begin their tasks at once, half a second into the measurement, and again a second
+    /// after the last token was due.
+    package var arrivesInBursts = false
     /// Plaintext bytes a second that each connection reads; 0 = all at once.
     package var readBytesPerSecond = 0
     /// Every task gets a connection of its own, `tasksPerSecond` of them.
@@ -43,7 +46,8 @@ package struct StreamGroup: Equatable, Sendable {
         if tasksPerSecond > 0 {
             return UInt64(1_000_000_000 * Double(streamCount) / tasksPerSecond)
         }
-        return periodNs * UInt64(tokensPerTask)
+        let pauseTokens = arrivesInBursts ? max(1, tokensPerSecond) : 0
+        return periodNs * UInt64(tokensPerTask + pauseTokens)
     }
 }
 
@@ -97,6 +101,7 @@ package struct Workload: Equatable, Sendable {
         var prompts = StreamGroup(
             "prompts", connections: 8, streams: 8, tokensPerTask: 500, tokensPerSecond: 50)
         prompts.promptBytes = 240_000
+        prompts.arrivesInBursts = true
         let beside = StreamGroup(
             "beside", connections: 64, streams: 4, tokensPerTask: 200, tokensPerSecond: 50)
         return Workload(name: "W7", groups: [prompts, beside])

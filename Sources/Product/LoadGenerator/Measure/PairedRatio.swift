@@ -16,7 +16,7 @@ package struct PairedRatio: Encodable, Equatable, Sendable {
         pairs = ratios
         median = Self.median(ordered)
         (low, high) = (ordered[0], ordered[count - 1])
-        let all = Double(UInt64(1) << UInt64(min(count, 60)))
+        let all = (0..<count).reduce(1.0) { ways, _ in 2 * ways }
         confidence = 1 - 2 / all
         // Leaving out k at either end keeps the median unless k or fewer lie on one side of it.
         var ways = 1.0

@@ -7,6 +7,8 @@ package struct Comparison {
     /// Runs of each target.
     package var pairs: Int
     package var options: RunOptions
+    /// One more run of each target, in which `perf` counts system calls.
+    package var countsSyscalls = false
 
     package init(workload: Workload, targets: [TargetName], pairs: Int, options: RunOptions) {
         precondition((1...2).contains(targets.count) && pairs > 0)
@@ -47,7 +49,27 @@ package struct Comparison {
                 try finished(runs.count, outcome)
             }
         }
-        return BenchReport(
+        var report = BenchReport(
             workload: workload, sides: sides, runs: runs, machine: MachineReport(rig))
+        if countsSyscalls {
+            for side in running.indices {
+                report.sides[side].syscallsPerToken = try syscallsPerToken(
+                    running[side], rig, progress)
+            }
+        }
+        return report
+    }
+
+    /// In a run of its own, since counting costs.
+    private func syscallsPerToken(
+        _ target: RunningTarget, _ rig: Rig, _ progress: @escaping (String) -> Void
+    ) throws -> Double? {
+        var options = options
+        options.countsSyscalls = true
+        let run = LoadRun(
+            target: target, rig: rig, workload: workload, options: options, progress: progress)
+        let outcome = try run.measure()
+        guard let syscalls = outcome.syscalls, outcome.tokens > 0 else { return nil }
+        return rounded(Double(syscalls) / Double(outcome.tokens), 4)
     }
 }

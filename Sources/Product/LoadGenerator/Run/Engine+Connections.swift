@@ -5,7 +5,7 @@ import TLSEngine
 // Who connects to whom, and what an established, lost or closed connection means.
 extension Engine where Backend: ~Copyable {
     mutating func makeClients() {
-        var number = plan.firstClientNumber
+        var number = 0
         for (group, shape) in plan.workload.groups.enumerated() {
             for _ in 0..<shape.connections {
                 let first = tasks.addSlots(shape.streams, group: group)
@@ -14,6 +14,7 @@ extension Engine where Backend: ~Copyable {
                     promptBytes: shape.promptBytes)
                 for stream in 0..<shape.streams {
                     slots.append(StreamSlot(client: Int32(clients.count), stream: Int32(stream)))
+                    arrivals.addSlot()
                 }
                 clients.append(
                     MockClient(dialect: Client(settings), settings: settings, group: group))

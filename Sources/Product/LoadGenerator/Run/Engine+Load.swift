@@ -58,9 +58,8 @@ extension Engine where Backend: ~Copyable {
                 }
                 // Streams of one connection do not follow one another: those of all take turns.
                 let turn = index % group.streams * group.connections + index / group.streams
-                let schedule = ArrivalSchedule(group, index: turn, startNs: nowNs)
-                slots[slot].schedule = schedule
-                arrivals.push(DueQueue.Entry(ns: schedule.intendedNs, id: Int32(slot)))
+                let startNs = nowNs + (group.arrivesInBursts ? plan.burstDelayNs : 0)
+                arrivals.start(slot, ArrivalSchedule(group, index: turn, startNs: startNs))
             }
             base += group.streamCount
         }
@@ -70,13 +69,10 @@ extension Engine where Backend: ~Copyable {
         tasks.isDraining = true
         supply.isDraining = true
         for place in clients.indices { _ = clients[place].dialect.dropWaiting() }
-        for slot in slots.indices {
-            guard let schedule = slots[slot].schedule, schedule.intendedNs <= nowNs else {
-                continue
-            }
-            tasks.neverStarted(slot, intendedNs: schedule.intendedNs, nowNs: nowNs)
+        // What was due and has not begun counts with the time it has waited.
+        for due in arrivals.stop(at: nowNs) {
+            tasks.neverStarted(due.slot, intendedNs: due.intendedNs, nowNs: nowNs)
         }
-        arrivals.removeAll()
         for place in clients.indices {
             // Slow readers read all now.
             if clients[place].isReadDue { readsDue.push(DueQueue.Entry(ns: 0, id: Int32(place))) }
@@ -101,42 +97,27 @@ extension Engine where Backend: ~Copyable {
     }
 
     mutating func streamFreed(_ slot: Int) {
-        slots[slot].isWaiting = false
-        guard phase == .warmUp || phase == .measure else { return }
-        guard let schedule = slots[slot].schedule else {
-            let group = plan.workload.groups[clients[Int(slots[slot].client)].group]
-            return begin(slot, tokens: group.tokensPerTask)
-        }
-        if slots[slot].isLate {
-            slots[slot].isLate = false
-            arrivals.push(DueQueue.Entry(ns: schedule.intendedNs, id: Int32(slot)))
-        }
+        let isClosedLoop = arrivals.freed(slot)
+        guard isClosedLoop, phase == .warmUp || phase == .measure else { return }
+        let group = plan.workload.groups[clients[Int(slots[slot].client)].group]
+        begin(slot, tokens: group.tokensPerTask)
     }
 
     mutating func submitDue() {
         if readsDue.firstNs ?? .max <= nowNs { readDue() }
-        while let entry = arrivals.pop(dueAt: nowNs) {
-            let slot = Int(entry.id)
-            guard var schedule = slots[slot].schedule else { continue }
-            if slots[slot].isWaiting {
-                slots[slot].isLate = true
-                continue
-            }
-            let client = Int(slots[slot].client)
+        while let due = arrivals.next(dueAt: nowNs) {
+            let client = Int(slots[due.slot].client)
             if plan.workload.groups[clients[client].group].isChurning {
-                beginChurn(client, intendedNs: schedule.intendedNs)
+                beginChurn(client, intendedNs: due.intendedNs)
             }
-            begin(slot, tokens: schedule.tokens, intendedNs: schedule.intendedNs)
-            schedule.advance()
-            slots[slot].schedule = schedule
-            arrivals.push(DueQueue.Entry(ns: schedule.intendedNs, id: Int32(slot)))
+            begin(due.slot, tokens: due.tokens, intendedNs: due.intendedNs)
         }
     }
 
     private mutating func begin(_ slot: Int, tokens: Int, intendedNs: UInt64? = nil) {
         let client = Int(slots[slot].client)
         let group = plan.workload.groups[clients[client].group]
-        slots[slot].isWaiting = true
+        arrivals.take(slot)
         clients[client].dialect.submit(
             Int(slots[slot].stream), order: TaskOrder(group, tokens: tokens),
             intendedNs: intendedNs ?? nowNs, tasks: &tasks)
@@ -199,7 +180,7 @@ extension Engine where Backend: ~Copyable {
             guard !suppliers[place].ring.isEmpty, let channel = suppliers[place].channel else {
                 continue
             }
-            let budget = min(65_536, transport.sealBudgetBytes(channel) - 4_096)
+            let budget = min(49_152, transport.sealBudgetBytes(channel) - 4_096)
             guard budget > 0 else { continue }
             while suppliers[place].dialect.output.waitingBytes < budget,
                 let number = suppliers[place].ring.pop()

@@ -15,6 +15,8 @@ struct Engine<
     let control: GeneratorControl
     var transport: SecureServer<Backend>
     var incoming: ContentRegion
+    /// A frame whose end has not arrived is shorter, in the protocols of slow connections.
+    private static var carryBytesMax: Int { 65_536 }
     /// Reads of slow connections go through this, so that they end early.
     var trickle: ContentRegion
 
@@ -27,8 +29,7 @@ struct Engine<
 
     /// By slot of `tasks`.
     var slots: [StreamSlot] = []
-    /// Slots whose next task is due, by when.
-    var arrivals = DueQueue()
+    var arrivals = TaskArrivals()
     /// Supplier tasks whose next token is due.
     var tokensDue = DueQueue()
     /// Slow connections that may read again.
@@ -50,7 +51,7 @@ struct Engine<
         let transport = try Self.makeTransport(plan)
         let incoming = try ContentRegion(byteCount: 2 << 20)
         let slowest = plan.workload.groups.map(\.readBytesPerSecond).max() ?? 0
-        let trickle = try ContentRegion(byteCount: 16_384 + max(1_024, slowest / 10))
+        let trickle = try ContentRegion(byteCount: Self.carryBytesMax + max(64, slowest / 10))
         self.plan = plan
         self.control = control
         self.transport = transport
@@ -65,7 +66,8 @@ struct Engine<
     private static func makeTransport(_ plan: EnginePlan) throws -> SecureServer<Backend> {
         var limits = TransportLimits()
         limits.channelsMax = plan.channelsMax
-        limits.sealedBytesMax = 131_072
+        // Three full records and their overhead: larger blocks are mapped anew for every send.
+        limits.sealedBytesMax = 60_000
         limits.heldBuffersMax = 16
         var settings = BackendSettings()
         settings.bufferCount = 1_024
@@ -149,7 +151,8 @@ struct Engine<
             let read = transport.read(channel, into: &incoming, at: kept)
             if read.plaintextBytes > 0 {
                 nowNs = MonotonicClock.nowNs
-                Self.hand(&clients[place], incoming, kept + read.plaintextBytes, nowNs, &tasks)
+                Self.hand(
+                    &clients[place], incoming, 0..<kept + read.plaintextBytes, nowNs, &tasks)
                 markClient(place)
             }
             if !read.mayHaveMore { return }
@@ -157,12 +160,12 @@ struct Engine<
     }
 
     private static func hand(
-        _ client: inout MockClient<Client>, _ incoming: borrowing ContentRegion, _ count: Int,
-        _ nowNs: UInt64, _ tasks: inout ClientTasks
+        _ client: inout MockClient<Client>, _ incoming: borrowing ContentRegion,
+        _ place: Range<Int>, _ nowNs: UInt64, _ tasks: inout ClientTasks
     ) {
-        let bytes = incoming.span.extracting(0..<count)
+        let bytes = incoming.span.extracting(place)
         let used = client.dialect.receive(bytes, nowNs: nowNs, tasks: &tasks)
-        keep(bytes.extracting(used..<count), in: &client.carry)
+        keep(bytes.extracting(used..<bytes.count), in: &client.carry)
     }
 
     private mutating func receive(supplier place: Int, _ channel: ChannelID) {
@@ -214,11 +217,13 @@ struct Engine<
 
     /// Whether there is more.
     private mutating func readTrickle(_ place: Int, _ channel: ChannelID) -> Bool {
-        let kept = clients[place].carry.count
-        trickle.copy(from: clients[place].carry.span, at: 0)
-        let read = transport.read(channel, into: &trickle, at: kept)
+        // The beginning of a frame goes right in front of what is read.
+        let start = Self.carryBytesMax - clients[place].carry.count
+        trickle.copy(from: clients[place].carry.span, at: start)
+        let read = transport.read(channel, into: &trickle, at: Self.carryBytesMax)
         if read.plaintextBytes > 0 {
-            Self.hand(&clients[place], trickle, kept + read.plaintextBytes, nowNs, &tasks)
+            let end = Self.carryBytesMax + read.plaintextBytes
+            Self.hand(&clients[place], trickle, start..<end, nowNs, &tasks)
             markClient(place)
         }
         return read.mayHaveMore
@@ -321,9 +326,4 @@ struct MockSupplier<Dialect: SupplierDialect> {
 struct StreamSlot {
     var client: Int32
     var stream: Int32
-    /// Nil in a closed loop.
-    var schedule: ArrivalSchedule?
-    /// A task was due and the stream was still taken.
-    var isLate = false
-    var isWaiting = false
 }

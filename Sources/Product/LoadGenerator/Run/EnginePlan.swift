@@ -31,8 +31,8 @@ struct EnginePlan: Sendable {
     var skipsLine: Bool
     /// Each token of a paced stream is sealed into a record of its own.
     var sealsEachToken: Bool
-    /// First messages of the mock clients differ by this.
-    var firstClientNumber = 0
+    /// From the first load to the first burst of groups that arrive in bursts.
+    var burstDelayNs: UInt64
 }
 
 extension EnginePlan {

@@ -6,8 +6,11 @@ import LinuxIO
 package struct RunOptions: Equatable, Sendable {
     package var warmUpSeconds = 2.0
     package var seconds = 8.0
-    /// Overrides what the workload says: a record a token, or full records.
-    package var sealsEachToken: Bool?
+    /// Each paced token is sealed into a record of its own, as an engine that flushes every token
+    /// does; else records are as full as a turn makes them. Unpaced tokens always fill records.
+    package var sealsEachToken = true
+    /// Have `perf` count the target's system calls, which makes each of them dearer.
+    package var countsSyscalls = false
 
     package init() {}
 }
@@ -26,6 +29,8 @@ package struct RunOutcome: Sendable {
     package var faults: [UInt64]
     package var lost: UInt64
     package var loadAverage: Double?
+    /// System calls of the target within the window; nil unless they were counted.
+    package var syscalls: UInt64?
 
     package var tokens: UInt64 { groups.reduce(0) { $0 + $1.tokens } }
     package var tasks: UInt64 { groups.reduce(0) { $0 + $1.tasks } }
@@ -73,6 +78,8 @@ struct LoadRun {
         let before = samples
         let fromNs = MonotonicClock.nowNs
         control.order(.measure, nowNs: fromNs)
+        let syscalls =
+            options.countsSyscalls ? SyscallCount(target.processes, options.seconds) : nil
         try sleep(options.seconds, control, "measuring")
         let untilNs = MonotonicClock.nowNs
         control.order(.drain, nowNs: untilNs)
@@ -85,8 +92,10 @@ struct LoadRun {
             throw BenchError.generator("a thread did not stop")
         }
         try target.check()
-        return outcome(
+        var found = outcome(
             results, before, after, wallNs: untilNs - fromNs, load: load, plans: plans)
+        found.syscalls = syscalls?.finish()
+        return found
     }
 
     // MARK: Plans
@@ -95,7 +104,6 @@ struct LoadRun {
     /// own.
     private func makePlans() -> [EnginePlan] {
         let processors = rig.generatorProcessors
-        let tokensArePaced = workload.groups.allSatisfy { $0.tokensPerSecond > 0 }
         let plan = EnginePlan(
             number: 0, processors: processors, backend: rig.backend.resolve().kind,
             workload: workload, playsClients: true, playsSuppliers: true,
@@ -104,7 +112,8 @@ struct LoadRun {
             serverTLS: rig.serverTLS(target.name.speech),
             key: rig.clientKey, token: rig.supplierToken,
             skipsLine: target.name == .nats,
-            sealsEachToken: options.sealsEachToken ?? tokensArePaced)
+            sealsEachToken: options.sealsEachToken,
+            burstDelayNs: UInt64((options.warmUpSeconds + 0.5) * 1e9))
         guard processors.count > 1 else { return [plan] }
         var clients = plan
         clients.playsSuppliers = false

@@ -1,23 +1,36 @@
 /// What a mock client needs to know to speak to a target.
-struct ClientSettings: Sendable {
-    var key: String
+package struct ClientSettings: Sendable {
+    package var key: String
     /// Of this connection among all of the run, from 0.
-    var number: Int
-    var streams: Int
+    package var number: Int
+    package var streams: Int
     /// The slot of its first stream.
-    var firstSlot: Int
-    var promptBytes: Int
+    package var firstSlot: Int
+    package var promptBytes: Int
+
+    package init(key: String, number: Int, streams: Int, firstSlot: Int, promptBytes: Int) {
+        self.key = key
+        self.number = number
+        self.streams = streams
+        self.firstSlot = firstSlot
+        self.promptBytes = promptBytes
+    }
 }
 
 /// What a mock supplier needs to know.
-struct SupplierSettings: Sendable {
-    var token: String
-    var number: Int
+package struct SupplierSettings: Sendable {
+    package var token: String
+    package var number: Int
+
+    package init(token: String, number: Int) {
+        self.token = token
+        self.number = number
+    }
 }
 
 /// One mock client's side of one connection: bytes in, bytes out, and what they mean for tasks.
 /// Conformers are pure.
-protocol ClientDialect: Sendable {
+package protocol ClientDialect: Sendable {
     init(_ settings: ClientSettings)
 
     var output: OutputQueue { get set }
@@ -36,7 +49,7 @@ protocol ClientDialect: Sendable {
 }
 
 /// One mock supplier's side of one connection. Conformers are pure.
-protocol SupplierDialect: Sendable {
+package protocol SupplierDialect: Sendable {
     init(_ settings: SupplierSettings)
 
     var output: OutputQueue { get set }
@@ -54,8 +67,8 @@ protocol SupplierDialect: Sendable {
 }
 
 /// Work that waits on a client connection until the target lets it out.
-struct WaitingTask: Sendable {
-    var stream: Int
-    var order: TaskOrder
-    var intendedNs: UInt64
+package struct WaitingTask: Sendable {
+    package var stream: Int
+    package var order: TaskOrder
+    package var intendedNs: UInt64
 }

@@ -2,19 +2,19 @@ import SluiceWire
 
 /// A mock supplier that the clients of `sluice/1` reach without anything between: what remains is
 /// the generator's own cost and latency. It listens, welcomes, and accepts every task.
-struct DirectSupplier: SupplierDialect {
-    var output = OutputQueue()
-    let isReady = true
+package struct DirectSupplier: SupplierDialect {
+    package var output = OutputQueue()
+    package let isReady = true
     private var tasksAccepted: UInt64 = 0
     private var supplier: SluiceSupplier
 
-    init(_ settings: SupplierSettings) {
+    package init(_ settings: SupplierSettings) {
         supplier = SluiceSupplier(settings)
     }
 
-    mutating func open() {}
+    package mutating func open() {}
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, connection: Int, nowNs: UInt64, tasks: inout SupplierTasks
     ) -> Int {
         var offset = 0
@@ -82,15 +82,15 @@ struct DirectSupplier: SupplierDialect {
 
     // MARK: Sending
 
-    func canSend(_ task: SupplierTasks.Task) -> Bool { supplier.canSend(task) }
+    package func canSend(_ task: SupplierTasks.Task) -> Bool { supplier.canSend(task) }
 
-    mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
+    package mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
         swap(&output, &supplier.output)
         supplier.sendToken(task, intendedNs: intendedNs)
         swap(&output, &supplier.output)
     }
 
-    mutating func sendEnd(_ task: SupplierTasks.Task) {
+    package mutating func sendEnd(_ task: SupplierTasks.Task) {
         swap(&output, &supplier.output)
         supplier.sendEnd(task)
         swap(&output, &supplier.output)

@@ -1,24 +1,24 @@
 /// As much of HPACK (RFC 7541) as a peer needs that announces a dynamic table of size 0: static
 /// indices and literals. Huffman-coded text is recognised only where it is one of the words below.
-enum HPACK {
+package enum HPACK {
     /// One field of a header block; places in the block.
-    struct Field: Equatable {
+    package struct Field: Equatable {
         /// In the static table; 0 = by its text.
-        var nameIndex = 0
-        var name = 0..<0
-        var isNameCoded = false
-        var value = 0..<0
-        var isValueCoded = false
+        package var nameIndex = 0
+        package var name = 0..<0
+        package var isNameCoded = false
+        package var value = 0..<0
+        package var isValueCoded = false
         /// The value too stands in the static table, under this index.
-        var staticIndex = 0
+        package var staticIndex = 0
     }
 
     /// What a response says of itself.
-    struct Outcome: Equatable {
+    package struct Outcome: Equatable {
         /// `:status` is 200.
-        var isOK = false
+        package var isOK = false
         /// `grpc-status`, if there: whether it is 0.
-        var grpcIsOK: Bool?
+        package var grpcIsOK: Bool?
     }
 
     /// Index of `:status 200`, and the first of those of `:status`.
@@ -33,7 +33,7 @@ enum HPACK {
     private static let twoHundredCoded: [UInt8] = [0x10, 0x01]
 
     /// Reads a response's header or trailer block; nil if it is malformed.
-    static func outcome(_ block: Span<UInt8>) -> Outcome? {
+    package static func outcome(_ block: Span<UInt8>) -> Outcome? {
         var outcome = Outcome()
         var offset = 0
         while offset < block.count {
@@ -55,7 +55,7 @@ enum HPACK {
     }
 
     /// The next field; `.some(nil)` for a change of the table's size, nil if malformed.
-    static func next(_ block: Span<UInt8>, _ offset: inout Int) -> Field?? {
+    package static func next(_ block: Span<UInt8>, _ offset: inout Int) -> Field?? {
         let first = block[offset]
         var field = Field()
         if first & 0x80 != 0 {
@@ -125,7 +125,7 @@ enum HPACK {
     // MARK: Writing
 
     /// A field whose name stands in the static table, not to be indexed; its value below 127 bytes.
-    static func literal(_ nameIndex: Int, _ value: String, into block: inout [UInt8]) {
+    package static func literal(_ nameIndex: Int, _ value: String, into block: inout [UInt8]) {
         precondition((1..<15 + 128).contains(nameIndex) && value.utf8.count < 127)
         if nameIndex < 15 {
             block.append(UInt8(nameIndex))
@@ -138,7 +138,7 @@ enum HPACK {
     }
 
     /// A field of its own name, not to be indexed; both below 127 bytes.
-    static func literal(_ name: String, _ value: String, into block: inout [UInt8]) {
+    package static func literal(_ name: String, _ value: String, into block: inout [UInt8]) {
         precondition(name.utf8.count < 127 && value.utf8.count < 127)
         block.append(0)
         block.append(UInt8(name.utf8.count))

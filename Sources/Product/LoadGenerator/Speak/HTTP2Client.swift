@@ -1,6 +1,6 @@
 /// A mock client of a gRPC-like service over HTTP/2: one request with one message, one response
 /// of a message a token and trailers.
-struct HTTP2Client: ClientDialect {
+package struct HTTP2Client: ClientDialect {
     private struct Stream {
         /// 0 = free.
         var id: UInt32 = 0
@@ -16,8 +16,8 @@ struct HTTP2Client: ClientDialect {
     private static let windowBytes: UInt32 = 65_536
     private static let dataBytesMax = 16_384
 
-    var output = OutputQueue()
-    var isReady: Bool { link.isReady }
+    package var output = OutputQueue()
+    package var isReady: Bool { link.isReady }
     private var link = HTTP2Link(isClient: true, streamWindowBytes: windowBytes)
     private let settings: ClientSettings
     private var streams: [Stream]
@@ -28,7 +28,7 @@ struct HTTP2Client: ClientDialect {
     private var waiting: [WaitingTask] = []
     private var head: [UInt8] = []
 
-    init(_ settings: ClientSettings) {
+    package init(_ settings: ClientSettings) {
         self.settings = settings
         streams = [Stream](repeating: Stream(), count: settings.streams)
         // POST, https.
@@ -43,9 +43,9 @@ struct HTTP2Client: ClientDialect {
         head += block
     }
 
-    mutating func open() { link.open(&output) }
+    package mutating func open() { link.open(&output) }
 
-    mutating func submit(
+    package mutating func submit(
         _ stream: Int, order: TaskOrder, intendedNs: UInt64, tasks: inout ClientTasks
     ) {
         guard isReady, openCount < link.streamsMax else {
@@ -72,7 +72,7 @@ struct HTTP2Client: ClientDialect {
             isAccepted: true)
     }
 
-    mutating func dropWaiting() -> Int {
+    package mutating func dropWaiting() -> Int {
         defer { waiting.removeAll() }
         return waiting.count
     }
@@ -114,7 +114,7 @@ struct HTTP2Client: ClientDialect {
 
     // MARK: Receiving
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, nowNs: UInt64, tasks: inout ClientTasks
     ) -> Int {
         var offset = 0

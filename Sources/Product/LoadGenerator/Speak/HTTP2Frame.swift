@@ -1,5 +1,5 @@
 /// Kinds of HTTP/2 frames (RFC 9113, 6).
-enum HTTP2Kind: UInt8, Sendable {
+package enum HTTP2Kind: UInt8, Sendable {
     case data = 0
     case headers = 1
     case priority = 2
@@ -13,20 +13,20 @@ enum HTTP2Kind: UInt8, Sendable {
 }
 
 /// The nine bytes in front of every HTTP/2 payload.
-struct HTTP2Header: Equatable {
-    static let byteCount = 9
-    static let endStream: UInt8 = 0x01
-    static let acknowledgement: UInt8 = 0x01
-    static let endHeaders: UInt8 = 0x04
-    static let padded: UInt8 = 0x08
-    static let hasPriority: UInt8 = 0x20
+package struct HTTP2Header: Equatable {
+    package static let byteCount = 9
+    package static let endStream: UInt8 = 0x01
+    package static let acknowledgement: UInt8 = 0x01
+    package static let endHeaders: UInt8 = 0x04
+    package static let padded: UInt8 = 0x08
+    package static let hasPriority: UInt8 = 0x20
 
-    var payloadBytes: Int
-    var rawKind: UInt8
-    var flags: UInt8
-    var stream: UInt32
+    package var payloadBytes: Int
+    package var rawKind: UInt8
+    package var flags: UInt8
+    package var stream: UInt32
 
-    init(_ kind: HTTP2Kind, flags: UInt8 = 0, stream: UInt32, payloadBytes: Int) {
+    package init(_ kind: HTTP2Kind, flags: UInt8 = 0, stream: UInt32, payloadBytes: Int) {
         self.payloadBytes = payloadBytes
         rawKind = kind.rawValue
         self.flags = flags
@@ -34,7 +34,7 @@ struct HTTP2Header: Equatable {
     }
 
     /// `offset + 9 <= bytes.count`.
-    init(decoding bytes: Span<UInt8>, at offset: Int) {
+    package init(decoding bytes: Span<UInt8>, at offset: Int) {
         payloadBytes =
             Int(bytes[offset]) << 16 | Int(bytes[offset + 1]) << 8 | Int(bytes[offset + 2])
         rawKind = bytes[offset + 3]
@@ -42,7 +42,7 @@ struct HTTP2Header: Equatable {
         stream = bytes.bigEndian32(at: offset + 5) & 0x7FFF_FFFF
     }
 
-    func encode(into bytes: inout [UInt8]) {
+    package func encode(into bytes: inout [UInt8]) {
         bytes.append(UInt8(truncatingIfNeeded: payloadBytes >> 16))
         bytes.append(UInt8(truncatingIfNeeded: payloadBytes >> 8))
         bytes.append(UInt8(truncatingIfNeeded: payloadBytes))
@@ -51,11 +51,11 @@ struct HTTP2Header: Equatable {
         bytes.appendBigEndian(stream)
     }
 
-    var endsStream: Bool { flags & Self.endStream != 0 }
+    package var endsStream: Bool { flags & Self.endStream != 0 }
 }
 
 extension Span<UInt8> {
-    func bigEndian32(at offset: Int) -> UInt32 {
+    package func bigEndian32(at offset: Int) -> UInt32 {
         let field = extracting(offset..<offset + 4)
         return UInt32(field[0]) << 24 | UInt32(field[1]) << 16 | UInt32(field[2]) << 8
             | UInt32(field[3])
@@ -63,7 +63,7 @@ extension Span<UInt8> {
 }
 
 extension [UInt8] {
-    mutating func appendBigEndian(_ value: UInt32) {
+    package mutating func appendBigEndian(_ value: UInt32) {
         append(UInt8(truncatingIfNeeded: value >> 24))
         append(UInt8(truncatingIfNeeded: value >> 16))
         append(UInt8(truncatingIfNeeded: value >> 8))
@@ -72,7 +72,7 @@ extension [UInt8] {
 
     /// Overwrites the number at `offset`, most significant byte first.
     @inline(__always)
-    mutating func putBigEndian32(_ value: UInt32, at offset: Int) {
+    package mutating func putBigEndian32(_ value: UInt32, at offset: Int) {
         put32(value.byteSwapped, at: offset)
     }
 }

@@ -2,9 +2,9 @@
 ///
 /// It announces no dynamic table (so that header blocks can be read alone), keeps the connection's
 /// window wide open, and gives each stream a window that its owner keeps up.
-struct HTTP2Link: Sendable {
+package struct HTTP2Link: Sendable {
     /// What a frame means to the owner. Places lie in what was given to `next`.
-    enum Event: Equatable {
+    package enum Event: Equatable {
         case headers(stream: UInt32, block: Range<Int>, ends: Bool)
         case data(stream: UInt32, bytes: Range<Int>, ends: Bool)
         case reset(stream: UInt32)
@@ -24,25 +24,25 @@ struct HTTP2Link: Sendable {
     private static let initialWindowSize: UInt32 = 0x0000_0004
     private static let connectionWindowBytes = 1 << 30
 
-    let isClient: Bool
+    package let isClient: Bool
     private let streamWindowBytes: UInt32
     private var hasPreface = false
     /// The peer's SETTINGS have come.
-    private(set) var isReady = false
+    package private(set) var isReady = false
     /// Streams that the peer lets this side open.
-    private(set) var streamsMax = Int.max
+    package private(set) var streamsMax = Int.max
     /// What this side may send on the connection, and on a new stream.
-    private(set) var sendWindowBytes = 65_535
-    private(set) var initialSendWindowBytes = 65_535
+    package private(set) var sendWindowBytes = 65_535
+    package private(set) var initialSendWindowBytes = 65_535
     /// Received and not yet given back to the peer.
     private var owedBytes = 0
 
-    init(isClient: Bool, streamWindowBytes: UInt32) {
+    package init(isClient: Bool, streamWindowBytes: UInt32) {
         self.isClient = isClient
         self.streamWindowBytes = streamWindowBytes
     }
 
-    func open(_ output: inout OutputQueue) {
+    package func open(_ output: inout OutputQueue) {
         var settings: [(UInt32, UInt32)] = [
             (Self.headerTableSize, 0), (Self.initialWindowSize, streamWindowBytes),
         ]
@@ -61,19 +61,19 @@ struct HTTP2Link: Sendable {
     }
 
     /// Lets the peer send more.
-    func update(stream: UInt32, by bytes: Int, _ output: inout OutputQueue) {
+    package func update(stream: UInt32, by bytes: Int, _ output: inout OutputQueue) {
         output.write {
             HTTP2Header(.windowUpdate, stream: stream, payloadBytes: 4).encode(into: &$0)
             $0.appendBigEndian(UInt32(bytes))
         }
     }
 
-    mutating func sent(_ bytes: Int) { sendWindowBytes -= bytes }
+    package mutating func sent(_ bytes: Int) { sendWindowBytes -= bytes }
 
     // MARK: Receiving
 
     /// Takes the next frame; nil when it is not whole.
-    mutating func next(
+    package mutating func next(
         _ bytes: Span<UInt8>, _ offset: inout Int, _ output: inout OutputQueue
     ) -> Event? {
         if !isClient, !hasPreface {
@@ -181,13 +181,15 @@ struct HTTP2Link: Sendable {
 
 /// Messages with the five bytes of gRPC in front, put together again from frames that cut them
 /// anywhere.
-struct MessageAssembler: Sendable {
-    static let prefixBytes = 5
+package struct MessageAssembler: Sendable {
+    package static let prefixBytes = 5
     private var partial: [UInt8] = []
+
+    package init() {}
 
     /// Takes a piece of a stream; calls `body` for each message that is now whole, with its place
     /// in the bytes that it gets.
-    mutating func take(
+    package mutating func take(
         _ bytes: Span<UInt8>, _ body: (Span<UInt8>, Range<Int>) -> Void
     ) {
         var offset = 0
@@ -216,7 +218,7 @@ struct MessageAssembler: Sendable {
     }
 
     /// Nothing of a message is left over.
-    var isEmpty: Bool { partial.isEmpty }
+    package var isEmpty: Bool { partial.isEmpty }
 
-    mutating func removeAll() { partial.removeAll(keepingCapacity: true) }
+    package mutating func removeAll() { partial.removeAll(keepingCapacity: true) }
 }

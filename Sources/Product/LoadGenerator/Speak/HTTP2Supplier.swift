@@ -1,6 +1,6 @@
 /// A mock supplier as a server of a gRPC-like service over HTTP/2: headers, a message a token,
 /// trailers.
-struct HTTP2Supplier: SupplierDialect {
+package struct HTTP2Supplier: SupplierDialect {
     private struct Stream {
         /// 0 = free.
         var id: UInt32 = 0
@@ -13,8 +13,8 @@ struct HTTP2Supplier: SupplierDialect {
 
     private static let windowBytes: UInt32 = 1 << 20
 
-    var output = OutputQueue()
-    var isReady: Bool { link.isReady }
+    package var output = OutputQueue()
+    package var isReady: Bool { link.isReady }
     private var link = HTTP2Link(isClient: false, streamWindowBytes: windowBytes)
     private var streams: [Stream] = []
     private var free: [Int] = []
@@ -23,7 +23,7 @@ struct HTTP2Supplier: SupplierDialect {
     private var trailers: [UInt8] = []
     private var message: [UInt8] = []
 
-    init(_ settings: SupplierSettings) {
+    package init(_ settings: SupplierSettings) {
         // :status 200.
         var block: [UInt8] = [0x88]
         HPACK.literal(31, "application/grpc", into: &block)
@@ -40,7 +40,7 @@ struct HTTP2Supplier: SupplierDialect {
         trailers += block
     }
 
-    mutating func open() { link.open(&output) }
+    package mutating func open() { link.open(&output) }
 
     private func place(_ id: UInt32) -> Int { Int(id >> 1) & (streamOfID.count - 1) }
 
@@ -51,7 +51,7 @@ struct HTTP2Supplier: SupplierDialect {
 
     // MARK: Receiving
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, connection: Int, nowNs: UInt64, tasks: inout SupplierTasks
     ) -> Int {
         var offset = 0
@@ -132,12 +132,12 @@ struct HTTP2Supplier: SupplierDialect {
 
     // MARK: Sending
 
-    func canSend(_ task: SupplierTasks.Task) -> Bool {
+    package func canSend(_ task: SupplierTasks.Task) -> Bool {
         min(link.sendWindowBytes, streams[Int(task.key)].sendWindowBytes)
             >= MessageAssembler.prefixBytes + Int(task.tokenBytes)
     }
 
-    mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
+    package mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
         let payloadBytes = MessageAssembler.prefixBytes + Int(task.tokenBytes)
         if message.count != HTTP2Header.byteCount + payloadBytes {
             message.removeAll()
@@ -156,7 +156,7 @@ struct HTTP2Supplier: SupplierDialect {
         streams[Int(task.key)].sendWindowBytes -= payloadBytes
     }
 
-    mutating func sendEnd(_ task: SupplierTasks.Task) {
+    package mutating func sendEnd(_ task: SupplierTasks.Task) {
         let stream = Int(task.key)
         trailers.putBigEndian32(streams[stream].id, at: 5)
         output.append(trailers)

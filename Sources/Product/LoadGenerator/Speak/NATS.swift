@@ -10,16 +10,16 @@ private let connectLine =
     + "\"version\":\"1\",\"name\":\"bench\",\"protocol\":1,\"echo\":false}\r\n"
 
 /// A mock client that publishes tasks, with an inbox for each of its streams.
-struct NATSClient: ClientDialect {
-    var output = OutputQueue()
-    private(set) var isReady = false
+package struct NATSClient: ClientDialect {
+    package var output = OutputQueue()
+    package private(set) var isReady = false
     private let settings: ClientSettings
     private var waiting: [WaitingTask] = []
     /// By stream: everything in front of the prompt.
     private var heads: [[UInt8]] = []
     private let inboxBytes: Int
 
-    init(_ settings: ClientSettings) {
+    package init(_ settings: ClientSettings) {
         self.settings = settings
         let inbox = "I.\(settings.number)."
         inboxBytes = inbox.utf8.count
@@ -28,11 +28,11 @@ struct NATSClient: ClientDialect {
         }
     }
 
-    mutating func open() {
+    package mutating func open() {
         output.append(Array((connectLine + "SUB I.\(settings.number).* 1\r\nPING\r\n").utf8))
     }
 
-    mutating func submit(
+    package mutating func submit(
         _ stream: Int, order: TaskOrder, intendedNs: UInt64, tasks: inout ClientTasks
     ) {
         guard isReady else {
@@ -51,12 +51,12 @@ struct NATSClient: ClientDialect {
             isAccepted: true)
     }
 
-    mutating func dropWaiting() -> Int {
+    package mutating func dropWaiting() -> Int {
         defer { waiting.removeAll() }
         return waiting.count
     }
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, nowNs: UInt64, tasks: inout ClientTasks
     ) -> Int {
         var offset = 0
@@ -104,22 +104,22 @@ struct NATSClient: ClientDialect {
 }
 
 /// A mock supplier: a member of the queue group.
-struct NATSSupplier: SupplierDialect {
-    var output = OutputQueue()
-    private(set) var isReady = false
+package struct NATSSupplier: SupplierDialect {
+    package var output = OutputQueue()
+    package private(set) var isReady = false
     /// By key of a task: everything in front of its tokens, and of its end.
     private var tokenHeads: [[UInt8]] = []
     private var endHeads: [[UInt8]] = []
     private var free: [Int] = []
     private var payload: [UInt8] = []
 
-    init(_ settings: SupplierSettings) {}
+    package init(_ settings: SupplierSettings) {}
 
-    mutating func open() {
+    package mutating func open() {
         output.append(Array((connectLine + "SUB \(taskSubject) w 1\r\nPING\r\n").utf8))
     }
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, connection: Int, nowNs: UInt64, tasks: inout SupplierTasks
     ) -> Int {
         var offset = 0
@@ -162,9 +162,9 @@ struct NATSSupplier: SupplierDialect {
         return key
     }
 
-    func canSend(_ task: SupplierTasks.Task) -> Bool { true }
+    package func canSend(_ task: SupplierTasks.Task) -> Bool { true }
 
-    mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
+    package mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
         let bytes = Int(task.tokenBytes)
         if payload.count != bytes + 2 {
             payload = [UInt8](repeating: 0x74, count: bytes) + [0x0D, 0x0A]
@@ -176,7 +176,7 @@ struct NATSSupplier: SupplierDialect {
         output.append(payload)
     }
 
-    mutating func sendEnd(_ task: SupplierTasks.Task) {
+    package mutating func sendEnd(_ task: SupplierTasks.Task) {
         var end = [UInt8](repeating: 0, count: ContentStamp.byteCount)
         end.put32(task.sent, at: 0)
         end.put32(ContentStamp.end, at: 4)

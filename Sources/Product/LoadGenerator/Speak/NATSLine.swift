@@ -1,7 +1,7 @@
 import SluiceWire
 
 /// One operation of the NATS protocol as a client receives it, cut out of what has arrived.
-enum NATSOperation: Equatable {
+package enum NATSOperation: Equatable {
     /// A message: places of its subject, its reply subject (empty if none) and its payload.
     case message(subject: Range<Int>, reply: Range<Int>, payload: Range<Int>)
     case ping
@@ -12,7 +12,7 @@ enum NATSOperation: Equatable {
 
     /// Reads the operation at `offset` of `bytes` and moves past it; nil, and nothing moved, when
     /// it is not whole.
-    static func next(_ bytes: Span<UInt8>, _ offset: inout Int) -> NATSOperation? {
+    package static func next(_ bytes: Span<UInt8>, _ offset: inout Int) -> NATSOperation? {
         var end = offset
         while end < bytes.count, bytes[end] != 0x0A { end += 1 }
         guard end < bytes.count else { return nil }
@@ -70,7 +70,7 @@ enum NATSOperation: Equatable {
     }
 
     /// A number of up to nine digits.
-    static func decimal(_ bytes: Span<UInt8>, _ place: Range<Int>) -> Int? {
+    package static func decimal(_ bytes: Span<UInt8>, _ place: Range<Int>) -> Int? {
         guard !place.isEmpty, place.count <= 9 else { return nil }
         var value = 0
         for index in place {

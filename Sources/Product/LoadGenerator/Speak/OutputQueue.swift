@@ -1,16 +1,16 @@
 /// Plaintext of one connection that waits to be sealed.
-struct OutputQueue: Sendable {
-    private(set) var bytes: [UInt8] = []
+package struct OutputQueue: Sendable {
+    package private(set) var bytes: [UInt8] = []
     /// Bytes at the beginning that are sealed already.
     private var start = 0
 
-    var waitingBytes: Int { bytes.count - start }
-    var isEmpty: Bool { bytes.count == start }
+    package var waitingBytes: Int { bytes.count - start }
+    package var isEmpty: Bool { bytes.count == start }
 
     /// The next record's worth, at most 16,384 bytes.
-    var record: Range<Int> { start..<min(bytes.count, start + 16_384) }
+    package var record: Range<Int> { start..<min(bytes.count, start + 16_384) }
 
-    mutating func sealed(_ count: Int) {
+    package mutating func sealed(_ count: Int) {
         start += count
         if start == bytes.count {
             bytes.removeAll(keepingCapacity: true)
@@ -22,12 +22,12 @@ struct OutputQueue: Sendable {
     }
 
     @inline(__always)
-    mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
+    package mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
 
     /// Appends through a writer that fills an array.
-    mutating func write(_ body: (inout [UInt8]) -> Void) { body(&bytes) }
+    package mutating func write(_ body: (inout [UInt8]) -> Void) { body(&bytes) }
 
-    mutating func removeAll() {
+    package mutating func removeAll() {
         bytes.removeAll()
         start = 0
     }
@@ -36,7 +36,7 @@ struct OutputQueue: Sendable {
 extension [UInt8] {
     /// Overwrites the number at `offset`, little-endian.
     @inline(__always)
-    mutating func put32(_ value: UInt32, at offset: Int) {
+    package mutating func put32(_ value: UInt32, at offset: Int) {
         var place = mutableSpan
         place[offset] = UInt8(truncatingIfNeeded: value)
         place[offset + 1] = UInt8(truncatingIfNeeded: value >> 8)
@@ -45,7 +45,7 @@ extension [UInt8] {
     }
 
     @inline(__always)
-    mutating func put64(_ value: UInt64, at offset: Int) {
+    package mutating func put64(_ value: UInt64, at offset: Int) {
         put32(UInt32(truncatingIfNeeded: value), at: offset)
         put32(UInt32(truncatingIfNeeded: value >> 32), at: offset + 4)
     }

@@ -1,8 +1,8 @@
 import SluiceWire
 
 /// A mock client of `sluice/1`: keeps a window of 64 KiB on every stream and raises it by halves.
-struct SluiceClient: ClientDialect {
-    static let windowBytes: UInt64 = 65_536
+package struct SluiceClient: ClientDialect {
+    package static let windowBytes: UInt64 = 65_536
     /// Body bytes that go with SUBMIT itself.
     private static let inlineBytesMax = 16_000
     private static let bodyFrameBytes = 16_000
@@ -15,8 +15,8 @@ struct SluiceClient: ClientDialect {
         var bodyLimitBytes: UInt64 = 0
     }
 
-    var output = OutputQueue()
-    private(set) var isReady = false
+    package var output = OutputQueue()
+    package private(set) var isReady = false
     private let settings: ClientSettings
     /// By stream number, 1...streams.
     private var streams: [Stream]
@@ -27,7 +27,7 @@ struct SluiceClient: ClientDialect {
     private var filler: [UInt8]
     private var credit: [UInt8] = []
 
-    init(_ settings: ClientSettings) {
+    package init(_ settings: ClientSettings) {
         self.settings = settings
         streams = [Stream](repeating: Stream(), count: settings.streams + 1)
         filler = [UInt8](repeating: 0x70, count: Self.bodyFrameBytes)
@@ -42,14 +42,14 @@ struct SluiceClient: ClientDialect {
 
     private var inlineBytes: Int { min(settings.promptBytes, Self.inlineBytesMax) }
 
-    mutating func open() {
+    package mutating func open() {
         let key = Array(settings.key.utf8)
         output.write {
             HelloFrame.encode(role: .client, kind: .apiKey, credential: key, into: &$0)
         }
     }
 
-    mutating func submit(
+    package mutating func submit(
         _ stream: Int, order: TaskOrder, intendedNs: UInt64, tasks: inout ClientTasks
     ) {
         guard isReady, uploadedBytes + UInt64(inlineBytes) <= uploadLimitBytes else {
@@ -69,7 +69,7 @@ struct SluiceClient: ClientDialect {
             isAccepted: false)
     }
 
-    mutating func dropWaiting() -> Int {
+    package mutating func dropWaiting() -> Int {
         defer { waiting.removeAll() }
         return waiting.count
     }
@@ -85,7 +85,7 @@ struct SluiceClient: ClientDialect {
 
     // MARK: Receiving
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, nowNs: UInt64, tasks: inout ClientTasks
     ) -> Int {
         var offset = 0

@@ -1,7 +1,7 @@
 import SluiceWire
 
 /// A mock supplier of `sluice/1`: offers one model with 1,024 slots and says STARTED at once.
-struct SluiceSupplier: SupplierDialect {
+package struct SluiceSupplier: SupplierDialect {
     private struct Stream {
         var task: Int32 = -1
         var sentBytes: UInt64 = 0
@@ -12,15 +12,15 @@ struct SluiceSupplier: SupplierDialect {
 
     private static let bodyCreditBytes: UInt64 = 16_777_216
 
-    var output = OutputQueue()
-    private(set) var isReady = false
+    package var output = OutputQueue()
+    package private(set) var isReady = false
     private let settings: SupplierSettings
     private var streams = [Stream](repeating: Stream(), count: Int(WireLimits.streamsMax) + 1)
     private var token: [UInt8] = []
     private var end: [UInt8] = []
     private var started: [UInt8] = []
 
-    init(_ settings: SupplierSettings) {
+    package init(_ settings: SupplierSettings) {
         self.settings = settings
         let any = StreamID(1)
         setTokenBytes(32)
@@ -37,7 +37,7 @@ struct SluiceSupplier: SupplierDialect {
         token.put32(ContentStamp.token, at: 16)
     }
 
-    mutating func open() {
+    package mutating func open() {
         let secret = Array(settings.token.utf8)
         output.write {
             HelloFrame.encode(
@@ -57,7 +57,7 @@ struct SluiceSupplier: SupplierDialect {
 
     // MARK: Receiving
 
-    mutating func receive(
+    package mutating func receive(
         _ bytes: Span<UInt8>, connection: Int, nowNs: UInt64, tasks: inout SupplierTasks
     ) -> Int {
         var offset = 0
@@ -134,13 +134,13 @@ struct SluiceSupplier: SupplierDialect {
 
     // MARK: Sending
 
-    func canSend(_ task: SupplierTasks.Task) -> Bool {
+    package func canSend(_ task: SupplierTasks.Task) -> Bool {
         let stream = streams[Int(task.key)]
         return stream.sentBytes + UInt64(FrameHeader.byteCount) + UInt64(task.tokenBytes)
             <= stream.limitBytes
     }
 
-    mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
+    package mutating func sendToken(_ task: SupplierTasks.Task, intendedNs: UInt64) {
         if token.count != FrameHeader.byteCount + Int(task.tokenBytes) {
             setTokenBytes(Int(task.tokenBytes))
         }
@@ -151,7 +151,7 @@ struct SluiceSupplier: SupplierDialect {
         streams[Int(task.key)].sentBytes += UInt64(token.count)
     }
 
-    mutating func sendEnd(_ task: SupplierTasks.Task) {
+    package mutating func sendEnd(_ task: SupplierTasks.Task) {
         end.put32(UInt32(task.key), at: 8)
         end.put32(task.sent, at: 24)
         output.append(end)
