@@ -17,6 +17,10 @@ struct BareRelay {
             fatalError("usage: bare-relay CERTIFICATE KEY [BACKEND]")
         }
         signal(SIGPIPE, SIG_IGN)
+        // Whoever starts it may have SIGTERM blocked.
+        var none = sigset_t()
+        sigemptyset(&none)
+        sigprocmask(SIG_SETMASK, &none, nil)
         TLSLibrary.prepare()
         let choice = arguments.count > 3 ? BackendChoice(rawValue: arguments[3]) : .automatic
         switch (choice ?? .automatic).resolve().kind {

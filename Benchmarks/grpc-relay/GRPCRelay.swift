@@ -12,6 +12,10 @@ struct GRPCRelay {
         fullyQualifiedService: "bench.Inference", method: "Generate")
 
     static func main() async throws {
+        // Whoever starts it may have SIGTERM blocked.
+        var none = sigset_t()
+        sigemptyset(&none)
+        sigprocmask(SIG_SETMASK, &none, nil)
         let arguments = CommandLine.arguments
         guard arguments.count == 5, let supplierPort = Int(arguments[4]) else {
             fatalError("usage: grpc-relay CERTIFICATE KEY AUTHORITY SUPPLIER-PORT")

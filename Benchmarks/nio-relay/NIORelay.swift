@@ -9,6 +9,10 @@ import NIOSSL
 @main
 struct NIORelay {
     static func main() throws {
+        // Whoever starts it may have SIGTERM blocked.
+        var none = sigset_t()
+        sigemptyset(&none)
+        sigprocmask(SIG_SETMASK, &none, nil)
         let arguments = CommandLine.arguments
         guard arguments.count == 3 else { fatalError("usage: nio-relay CERTIFICATE KEY") }
         let chain = try NIOSSLCertificate.fromPEMFile(arguments[1])
