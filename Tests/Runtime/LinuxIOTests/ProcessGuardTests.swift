@@ -17,8 +17,9 @@ import LinuxIO
         defer { close(memory) }
         let canary = [UInt8](repeating: 0xC7, count: byteCount)
         guard pwrite(memory, canary, byteCount, address) == byteCount else { return -1 }
-        free(block)
+        // Allocated before, so that it is not put into the block.
         var left = [UInt8](repeating: 0, count: byteCount)
+        free(block)
         guard pread(memory, &left, byteCount, address) == byteCount else { return -1 }
         return left.dropFirst(64).dropLast(64).count { $0 == 0xC7 }
     }
