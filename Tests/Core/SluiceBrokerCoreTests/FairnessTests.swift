@@ -51,6 +51,57 @@ import Testing
         #expect((18...22).contains(late), "\(order)")
     }
 
+    @Test("a task that finds no slot for long gives newcomers no advantage over the others")
+    func stuck() {
+        var rig = DispatchRig()
+        rig.supplier()
+        rig.supplier(slots: 0) { $0.region = ShortText("far") }
+        rig.submit(account: 1)
+        rig.submit(account: 9) { _, filters in filters.region = ShortText("far") }
+        for _ in 0..<400 { rig.submit(account: 1) }
+        for _ in 0..<300 { rig.end(rig.running[0].stream, outputTokens: 100) }
+        for _ in 0..<100 { rig.submit(account: 2) }
+        var late = 0
+        for _ in 0..<40 {
+            rig.end(rig.running[0].stream, outputTokens: 100)
+            late += rig.running[0].account == 2 ? 1 : 0
+        }
+        #expect((16...24).contains(late))
+        #expect(rig.dispatcher.queuedTasks == 402 + 100 - 341)
+    }
+
+    @Test("what is served elsewhere, and however much of it, keeps no newcomer waiting for long")
+    func disjoint() {
+        var rig = DispatchRig()
+        let near = rig.supplier { $0.region = ShortText("near") }
+        let far = rig.supplier { $0.region = ShortText("far") }
+        func submit(_ account: UInt64, _ region: String) {
+            rig.submit(account: account) { _, filters in filters.region = ShortText(region) }
+        }
+        for _ in 0..<60 { submit(1, "near") }
+        for _ in 0..<4 { submit(2, "far") }
+        func end(_ supplier: Int) {
+            guard let one = rig.running.first(where: { $0.supplier == supplier }) else { return }
+            rig.end(one.stream, outputTokens: 400)
+        }
+        // The far one serves a hundred times as much.
+        for round in 0..<2_000 {
+            end(far)
+            submit(2, "far")
+            if round % 100 == 0 {
+                end(near)
+                submit(1, "near")
+            }
+        }
+        submit(3, "near")
+        var waited = 0
+        while !rig.running.contains(where: { $0.account == 3 }), waited < 200 {
+            end(near)
+            waited += 1
+        }
+        #expect(waited <= 40, "\(waited)")
+    }
+
     @Test("inside an account: priority, then deadline, then arrival")
     func order() {
         var rig = DispatchRig()

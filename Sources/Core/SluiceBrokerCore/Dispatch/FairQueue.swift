@@ -44,7 +44,9 @@ struct TaskOrder: Comparable {
 /// Between accounts it is deficit round-robin by charged tokens with the rounds computed instead
 /// of walked: each account has the tokens it was charged, and the one that was charged least is
 /// next. An account that comes back after a pause starts where the others are, so that it can
-/// neither save up turns nor lose them. Inside an account the order is `TaskOrder.ofTask`.
+/// neither save up turns nor lose them. As a deficit is bounded by a quantum, so is what one
+/// account can be ahead of another: differences are halved in time (`fade`). Inside an account the
+/// order is `TaskOrder.ofTask`.
 ///
 /// Both levels are tournaments, so the first task that one given offer may run is found without
 /// passing over those that it may not: they hold up nobody.
@@ -78,6 +80,9 @@ struct FairQueue {
         var leaf: UInt32
     }
 
+    /// Differences are halved when the one served has gone on by so many of the largest charges.
+    private static let chargesBetweenFades: UInt64 = 16
+
     /// Accounts that wait for nothing but were charged ahead of the others are remembered as far
     /// as this.
     private static let debtorsMax = 1_024
@@ -91,10 +96,13 @@ struct FairQueue {
     private var debtors: [UInt32] = []
     private var debtorsHead = 0
     private var turns: UInt64 = 0
+    private var largestCharge: UInt64 = 1
+    private var fadedAtTokens: UInt64 = 0
+    private var dispatchesSinceFade = 0
 
     /// Tasks that wait.
     private(set) var count: UInt32 = 0
-    /// What the account that was served last had been charged: where newcomers start.
+    /// The most that an account had been charged when it was served: where newcomers start.
     private(set) var virtualTokens: UInt64 = 0
 
     /// Puts a task in. `isReturned`: a supplier had it and did not do it, so it goes before all.
@@ -137,13 +145,37 @@ struct FairQueue {
             refresh(flow)
             return false
         }
-        let least = min(order.root.order.high, flows[flow].charged)
-        virtualTokens = max(virtualTokens, least)
+        virtualTokens = max(virtualTokens, flows[flow].charged)
         flows[flow].charged += tokens
         flows[flow].turn = nextTurn()
         flows[flow].running += 1
         refresh(flow)
+        largestCharge = max(largestCharge, tokens)
+        dispatchesSinceFade += 1
+        let goneOn = virtualTokens - fadedAtTokens
+        if goneOn / Self.chargesBetweenFades >= largestCharge, dispatchesSinceFade >= flows.count {
+            fade()
+        }
         return true
+    }
+
+    /// Halves how far every account is ahead or behind. Between accounts that compete for the same
+    /// slots that is a small part of one charge. It matters where offers serve different accounts
+    /// at different rates: without it, who comes new or waited for a rare offer could be ahead or
+    /// behind by all that was ever served elsewhere. Costs log(accounts) a dispatch in all.
+    private mutating func fade() {
+        for flow in flows.indices.dropFirst() where flows[flow].account != noIndex {
+            let charged = flows[flow].charged
+            flows[flow].charged =
+                charged < virtualTokens
+                ? virtualTokens - (virtualTokens - charged) / 2
+                : virtualTokens + (charged - virtualTokens) / 2
+            flows[flow].raised /= 2
+            if flows[flow].queued > 0 { refresh(flow) }
+        }
+        largestCharge = max(1, largestCharge / 2)
+        fadedAtTokens = virtualTokens
+        dispatchesSinceFade = 0
     }
 
     /// The task is over: its charge becomes what it used.
