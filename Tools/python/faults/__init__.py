@@ -1,0 +1,1 @@
+"""Faults with real processes: the cases of `Tools/faults`."""
