@@ -257,13 +257,13 @@ class Deployment:
         return sidecar
 
     async def start_worker(self, *options: str, supplier: int = 0, engine: str = "echo",
-                           slots: int = 64) -> Program:
+                           slots: int = 64, prefix: Sequence[str] = ()) -> Program:
         """Starts a worker and waits until the broker has its offers."""
         self._number += 1
         token = self.certificates / f"supplier-{supplier}.token"
         worker = self._start(
             f"worker-{self._number}",
-            [str(self.options.programs / "sluice-worker"), "--broker", f"{self.host}:{self.port}",
+            [*prefix, str(self.options.programs / "sluice-worker"), "--broker", f"{self.host}:{self.port}",
              "--ca", self.ca_file, "--token-file", str(token), "--engine", engine, "--slots",
              str(slots), "--input-price", "1000000", "--output-price", "2000000", *options],
             events_on_stderr=True)
@@ -282,6 +282,18 @@ class Deployment:
         await silent.event("offered")
         await asyncio.sleep(0.2)  # until the broker has the offer
         return silent
+
+    async def start_idle_client(self, prefix: Sequence[str] = ()) -> Program:
+        """Starts a process that holds a client connection and does nothing with it."""
+        key_file = self.certificates / "client.key"
+        key_file.write_text(self.key + "\n")
+        key_file.chmod(0o600)
+        idle = self._start(
+            "idle-client",
+            [*prefix, sys.executable, "-m", "faults.idle", self.host, str(self.port),
+             self.ca_file, str(key_file)], cwd=str(pathlib.Path(__file__).resolve().parents[1]))
+        await idle.event("connected")
+        return idle
 
     async def start(self, *broker_options: str) -> None:
         """Sidecar, broker and one echo worker, the usual beginning."""

@@ -102,6 +102,20 @@ async def watch(client: Client, count: int, model: str = "echo", salt: int = 7,
     return watched
 
 
+async def end_watched(watched: Watched) -> None:
+    """Cancels a stream that ran beside a fault: all of it until then must have come whole."""
+    check(watched.error is None, f"a running stream was ended: {watched.error}")
+    watched.task.cancel()
+    assert watched.job is not None
+    async with asyncio.timeout(PATIENCE * 10):
+        result = await watched.job
+    check(result is not None and result.code == Code.CANCELLED,
+          f"a cancelled stream ended {result.code.label if result else 'with its connection'}")
+    check(watched.prompt.startswith(watched.received), "a running stream lost or changed bytes")
+    check(result is not None and result.output_tokens >= watched.tokens - 1,
+          "a cancelled stream's usage is less than was received")
+
+
 @dataclass
 class Load:
     """Clients that never rest, each on a connection of its own, until ``stop``."""
@@ -260,6 +274,23 @@ async def serve_large(deployment: Deployment, slots: int, token: int = 0) -> Sup
     """Offers the model ``large``."""
     supplier = await supply(deployment, token)
     supplier.offer(Offer("large", output_price=600_000), large, slots=slots)
+    await asyncio.sleep(0.3)
+    return supplier
+
+
+async def paced(task: Assignment) -> AsyncGenerator[Piece, None]:
+    """A model that gives back its prompt, 40 words a second."""
+    prompt = await task.text()
+    task.started(input_tokens=1)
+    for place, word in enumerate(prompt.split(" ")):
+        yield Piece(word if place == 0 else " " + word)
+        await asyncio.sleep(0.025)
+
+
+async def serve_paced(deployment: Deployment, token: int = 0) -> Supplier:
+    """Offers the model ``paced``."""
+    supplier = await supply(deployment, token)
+    supplier.offer(Offer("paced", output_price=600_000), paced, slots=64)
     await asyncio.sleep(0.3)
     return supplier
 

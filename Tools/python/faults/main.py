@@ -51,15 +51,23 @@ def _inside(case: Case, options: Options) -> dict[str, Any]:
     except Skipped as reason:
         return {"verdict": "skipped", "observed": str(reason)}
     except Failed as failure:
-        return {"verdict": "failed", "observed": str(failure)}
+        return _failed(deployment, str(failure))
     except TimeoutError:
-        return {"verdict": "failed", "observed": f"not done within {PATIENCE * case.seconds:g} s",
-                "trace": traceback.format_exc()}
+        return _failed(deployment, f"not done within {PATIENCE * case.seconds:g} s")
     except Exception as error:
-        return {"verdict": "failed", "observed": f"{type(error).__name__}: {error}",
-                "trace": traceback.format_exc()}
+        return _failed(deployment, f"{type(error).__name__}: {error}")
     finally:
         deployment.stop()
+
+
+def _failed(deployment: Deployment, message: str) -> dict[str, Any]:
+    """A failure, with the process that died of it if there is one."""
+    trace = traceback.format_exc()
+    try:
+        deployment.check_survivors()
+    except Failed as death:
+        message = f"{death} ({message})"
+    return {"verdict": "failed", "observed": message, "trace": trace}
 
 
 # MARK: Outside

@@ -14,7 +14,7 @@ from sluice.codes import Code
 
 from .cases import Skipped, case, check
 from .deployment import Deployment, Program
-from .load import Burst, Load, ask, connect, watch
+from .load import Burst, Load, ask, connect, end_watched, serve_paced, watch
 
 MIB = 1 << 20
 _PAGE = 4_096
@@ -148,9 +148,9 @@ async def sidecar_stopped(deployment: Deployment) -> str:
     """A ring of 3 MiB, so that its budget is soon used."""
     mount_tmpfs(deployment.run, 12 * MIB)
     await deployment.start()
-    paced = await _paced_worker(deployment)
+    supplier = await serve_paced(deployment)
     client = await connect(deployment)
-    watched = await watch(client, 400, model="demo")
+    watched = await watch(client, 6_000, model="paced")
     deployment.sidecar.signal(signal.SIGSTOP)
     burst = await _close_admission(deployment)
     count = watched.tokens
@@ -158,18 +158,13 @@ async def sidecar_stopped(deployment: Deployment) -> str:
     unbroken(deployment.broker)
     deployment.sidecar.signal(signal.SIGCONT)
     opened = await _admission_opens(deployment, 10)
-    watched.task.cancel()
+    await end_watched(watched)
     await client.close()
-    unbroken(paced)
+    await supplier.close()
     counts = await deployment.settled()
     return (f"admission closed after {burst.accepted} tasks, {watched.tokens} tokens streamed "
             f"meanwhile; open again {opened:.1f} s after SIGCONT; {counts.accepted} accepted = "
             f"{counts.final} final")
-
-
-async def _paced_worker(deployment: Deployment) -> Program:
-    """The demo engine on the first supplier's token: 40 tokens a second."""
-    return await deployment.start_worker(engine="demo")
 
 
 @case("the sidecar's data directory is a small tmpfs that fills while tasks run; later there is "
@@ -182,9 +177,9 @@ async def full_data_disk(deployment: Deployment) -> str:
     mount_tmpfs(deployment.run, 12 * MIB)
     mount_tmpfs(deployment.data, 8 * MIB)
     await deployment.start()
-    await _paced_worker(deployment)
+    supplier = await serve_paced(deployment)
     client = await connect(deployment)
-    watched = await watch(client, 400, model="demo")
+    watched = await watch(client, 6_000, model="paced")
     for salt in range(20):
         await ask(client, 5, salt)
     ballast = fill(deployment.data)
@@ -210,8 +205,9 @@ async def full_data_disk(deployment: Deployment) -> str:
         restarts += await _revive(deployment)
         await asyncio.sleep(0.1)
     opened = await _admission_opens(deployment, 15)
-    watched.task.cancel()
+    await end_watched(watched)
     await client.close()
+    await supplier.close()
     counts = await deployment.settled()
     return (f"admission closed after {burst.accepted} tasks, the stream went on; the sidecar was "
             f"started again {restarts} times; open again {opened:.1f} s after there was room; "
