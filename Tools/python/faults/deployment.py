@@ -241,6 +241,8 @@ class Deployment:
         ready = await broker.event("listening")
         self.port, self.instance = int(ready["port"]), int(ready["instance"], 16)
         self.backend = ready["backend"]
+        # Whether the first moment is served is the case first-hello's question alone.
+        await asyncio.sleep(0.15)
         return broker
 
     def launch_sidecar(self, *options: str, prefix: Sequence[str] = (), **popen: Any) -> Program:

@@ -11,10 +11,11 @@ import socket
 import ssl
 import subprocess
 import time
+from collections import Counter
 
 from sluice import wire
 from sluice.codes import Code
-from sluice.session import tls_context
+from sluice.session import ConnectionLost, tls_context
 
 from .cases import PATIENCE, Skipped, case, check
 from .deployment import Deployment
@@ -258,3 +259,25 @@ async def silent_connections(deployment: Deployment) -> str:
     counts = await deployment.settled()
     return (f"{opened} connections opened and cut, {watched.tokens} tokens streamed meanwhile; "
             f"{counts.accepted} accepted = {counts.final} final")
+
+
+@case("the broker is killed and started eight times, and a client connects the moment it listens",
+      "every client is authenticated: none is told that its key is unknown", sharded=True)
+async def first_hello(deployment: Deployment) -> str:
+    """What advises never to try again must not be said of a directory that is not read yet."""
+    deployment.make()
+    refused: Counter[str] = Counter()
+    for _ in range(8):
+        broker = deployment.launch_broker()
+        while not broker.events():
+            check(broker.running, f"the broker ended with {broker.end_status()}")
+            await asyncio.sleep(0.001)
+        deployment.port = int(broker.events()[0]["port"])
+        deployment.instance = int(broker.events()[0]["instance"], 16)
+        try:
+            await (await connect(deployment)).close()
+        except ConnectionLost as lost:
+            refused[lost.code.label if lost.code else "closed"] += 1
+        broker.kill()
+    check(not refused, f"of 8 first clients {dict(refused)}")
+    return "8 of 8 first clients authenticated"
