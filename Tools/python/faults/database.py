@@ -66,9 +66,9 @@ async def database_unopenable(deployment: Deployment) -> str:
         sidecar = deployment.launch_sidecar()
         before = load.completed_count
         await deployment.until(lambda: load.completed_count > before + 50, 10, "50 answers")
+        await deployment.until(lambda: bool(sidecar.logged("storeFailed")), 10,
+                               "the sidecar says that the store fails")
         unbroken(sidecar)
-        failing = bool(sidecar.logged("storeFailed"))
-        check(failing, "the sidecar did not say that the store fails")
         (deployment.data / "sluice.sqlite").rmdir()
         for path in moved:
             path.with_name("kept-" + path.name).rename(path)

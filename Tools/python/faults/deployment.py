@@ -111,7 +111,7 @@ class Program:
             if ended:
                 raise Failed(f"{self.name} ended with {self.end_status()} before {name}")
             await asyncio.sleep(0.02)
-        raise Failed(f"{self.name} did not say {name} within {seconds:g} s")
+        raise Failed(f"{self.name} did not say {name} within {PATIENCE * seconds:g} s")
 
     def end_status(self) -> str:
         """How it ended, in words."""
@@ -131,7 +131,8 @@ class Program:
         self.expected_end = True
         limit = time.monotonic() + PATIENCE * seconds
         while self.running:
-            check(time.monotonic() < limit, f"{self.name} still runs after {seconds:g} s")
+            check(time.monotonic() < limit,
+                  f"{self.name} still runs after {PATIENCE * seconds:g} s")
             await asyncio.sleep(0.02)
         return int(self.process.returncode)
 
@@ -265,9 +266,10 @@ class Deployment:
         token = self.certificates / f"supplier-{supplier}.token"
         worker = self._start(
             f"worker-{self._number}",
-            [*prefix, str(self.options.programs / "sluice-worker"), "--broker", f"{self.host}:{self.port}",
-             "--ca", self.ca_file, "--token-file", str(token), "--engine", engine, "--slots",
-             str(slots), "--input-price", "1000000", "--output-price", "2000000", *options],
+            [*prefix, str(self.options.programs / "sluice-worker"),
+             "--broker", f"{self.host}:{self.port}", "--ca", self.ca_file,
+             "--token-file", str(token), "--engine", engine, "--slots", str(slots),
+             "--input-price", "1000000", "--output-price", "2000000", *options],
             events_on_stderr=True)
         await worker.event("connected")
         await asyncio.sleep(0.2)  # its offers follow right behind
@@ -333,7 +335,7 @@ class Deployment:
                 return counts
             before = counts
             await asyncio.sleep(0.3)
-        raise Failed(f"counts did not become equal within {seconds:g} s: {before}")
+        raise Failed(f"counts did not become equal within {PATIENCE * seconds:g} s: {before}")
 
     def records(self) -> dict[str, dict[str, Any]]:
         """All final records by task id."""
@@ -357,7 +359,8 @@ class Deployment:
         """Waits until a condition holds; answers how long that took."""
         began = time.monotonic()
         while not condition():
-            check(time.monotonic() - began < PATIENCE * seconds, f"not within {seconds:g} s: {what}")
+            check(time.monotonic() - began < PATIENCE * seconds,
+                  f"not within {PATIENCE * seconds:g} s: {what}")
             await asyncio.sleep(0.05)
         return time.monotonic() - began
 

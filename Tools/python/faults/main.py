@@ -137,7 +137,8 @@ def _run(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         if errors.strip():
             outcome.setdefault("trace", errors.decode(errors="replace"))
     except subprocess.TimeoutExpired:
-        outcome = {"verdict": "failed", "observed": f"hung: killed after {PATIENCE * case.seconds:g} s"}
+        outcome = {"verdict": "failed",
+                   "observed": f"hung: killed after {PATIENCE * case.seconds:g} s"}
     except (ValueError, IndexError):
         outcome = {"verdict": "failed", "observed": "the case's process died",
                    "trace": errors.decode(errors="replace")}
@@ -217,8 +218,8 @@ def main() -> int:
     unknown = set(arguments.cases) - CASES.keys()
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    chosen = [each for name, each in CASES.items()
-              if (name in arguments.cases if arguments.cases else each.quick or not arguments.quick)]
+    chosen = [CASES[name] for name in dict.fromkeys(arguments.cases)] or [
+        each for each in CASES.values() if each.quick or not arguments.quick]
     for program in ("sluice", "sluice-broker", "sluice-sidecar", "sluice-worker"):
         if not os.access(os.path.join(arguments.programs, program), os.X_OK):
             parser.error(f"no {program} in {arguments.programs}; build it, or use --programs")
@@ -237,5 +238,6 @@ def main() -> int:
             raise
     failed, skipped = verdicts.count("failed"), verdicts.count("skipped")
     if not arguments.json:
-        print(f"faults: {len(verdicts) - failed - skipped} held, {failed} FAILED, {skipped} skipped")
+        held = len(verdicts) - failed - skipped
+        print(f"faults: {held} held, {failed} FAILED, {skipped} skipped")
     return 1 if failed else 0

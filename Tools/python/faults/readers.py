@@ -86,10 +86,11 @@ def _formula(streams: int, reserves: int, connections: int) -> int:
     return reserves + streams * 2 * _CHUNK + connections * (3 * _SEALED + 256 * 1_024)
 
 
-@case("48 streams of large fast answers on each of 8 clients: 2 freeze, 2 send on but do not read, 4 "
-      "read but give no credit; another reads on",
+@case("48 streams of large fast answers on each of 8 clients: 2 freeze, 2 send on but do not read, "
+      "4 read but give no credit; another reads on",
       "the broker's memory stays under the formula of ARCHITECTURE.md, the reading client gets "
-      "every byte, the others' tasks end after 30 s: stalled, or lost with a frozen client", seconds=60, quick=False, sharded=True)
+      "every byte, the others' tasks end after 30 s: stalled, or lost with a frozen client",
+      seconds=60, quick=False, sharded=True)
 async def stalled_readers(deployment: Deployment) -> str:
     """The supplier writes as fast as its credit allows."""
     deployment.make()
@@ -144,8 +145,8 @@ async def stalled_readers(deployment: Deployment) -> str:
           f"recorded {dict(statuses)}; {streams - 2 * _STREAMS} to {streams} must be stalled")
     return (f"memory grew by {(highest - before) / 1_048_576:.1f} MiB of "
             f"{bound / 1_048_576:.1f} MiB allowed; {whole} whole answers of 200 kB read meanwhile; "
-            f"all {streams} other streams ended by {took:.0f} s ({streams - frozen} stalled, {frozen} "
-            f"lost); {counts.accepted} accepted = "
+            f"all {streams} other streams ended by {took:.0f} s ({streams - frozen} stalled, "
+            f"{frozen} lost); {counts.accepted} accepted = "
             f"{counts.final} final")
 
 

@@ -14,7 +14,7 @@ from sluice.session import ConnectionLost
 
 from .cases import PATIENCE, case, check
 from .deployment import Deployment, Options
-from .load import Load, Watched, connect, watch
+from .load import Load, Watched, ask, connect, watch
 
 _DRAIN_SECONDS = 30
 
@@ -159,3 +159,29 @@ async def broker_killed_3_shards(deployment: Deployment) -> str:
     """Each message of a task crosses threads."""
     deployment.options = _with(deployment, "--shards", "3", "--dispatcher", "thread")
     return await _kills(deployment, 5)
+
+
+@case("an idle broker that has served a few tasks is ended by SIGTERM",
+      "its memory does not grow while it ends: a container's limit would turn the end into a kill",
+      seconds=25)
+async def memory_at_the_end(deployment: Deployment) -> str:
+    """Content memory is reserved and mostly never used; wiping it must not bring it in."""
+    await deployment.start("--shards", "1")
+    async with await connect(deployment) as client:
+        for salt in range(5):
+            await ask(client, 20, salt)
+    before = highest = deployment.broker.memory_bytes()
+    began = time.monotonic()
+    deployment.broker.signal(signal.SIGTERM)
+    while deployment.broker.running:
+        check(time.monotonic() - began < PATIENCE * 15, "the broker does not end")
+        highest = max(highest, deployment.broker.memory_bytes())
+        await asyncio.sleep(0.005)
+    took = time.monotonic() - began
+    status = await deployment.broker.ended(1)
+    check(status == 0, f"the broker ended with {deployment.broker.end_status()}")
+    grown = (highest - before) / 1_048_576
+    check(grown <= 32, f"memory grew by {grown:.0f} MiB in the {took:.1f} s of its end")
+    counts = await deployment.settled()
+    return (f"memory grew by {grown:.0f} MiB in {took:.1f} s; {counts.accepted} accepted = "
+            f"{counts.final} final")

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sluice.codes import Code
 
@@ -71,7 +72,8 @@ async def clock_jump(deployment: Deployment) -> str:
             check(long.job is not None and not long.job.done(), "a long task ended with the jump")
         # The sidecar looks for tasks of vanished brokers every 5 s: none may be taken for one.
         await asyncio.sleep(6)
-        check(long.job is not None and not long.job.done(), "a long task ended")
+        assert long.job is not None
+        check(not long.job.done(), "a long task ended")
         check(deployment.counts().open == 1, f"{deployment.counts()} while one task is open")
         long.task.cancel()
         async with asyncio.timeout(PATIENCE * 5):
@@ -146,9 +148,8 @@ async def io_uring_refused(deployment: Deployment) -> str:
       "they serve, on either backend", seconds=25)
 async def memory_lock_refused(deployment: Deployment) -> str:
     """Locking keeps content out of swap; where it is refused the broker still serves."""
-    if os.getuid() != 0:
-        user: dict[str, object] = {}
-    else:
+    user: dict[str, Any] = {}
+    if os.getuid() == 0:
         user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
         if not os.access(deployment.options.programs, os.X_OK):
             raise Skipped("the programs are not within reach of another user")
@@ -166,7 +167,9 @@ async def memory_lock_refused(deployment: Deployment) -> str:
         async with await connect(deployment) as client:
             for salt in range(10):
                 await ask(client, 20, salt)
-        seen.append(f"{backend}: {deployment.backend}")
+        refused = broker.logged("ring_refused")
+        reason = f" (io_uring: {errno.errorcode[refused[0]['errno']]})" if refused else ""
+        seen.append(f"{backend}: {deployment.backend}{reason}")
         worker.kill()
         broker.signal(signal.SIGTERM)
         check(await broker.ended(20) == 0, f"the broker ended with {broker.end_status()}")
