@@ -130,6 +130,27 @@ static inline uint32_t sluice_load_acquire(const uint32_t *word) {
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
+/// The same for mapped memory that starts at a page and may never have been used: pages that are
+/// not there hold nothing, and wiping them would bring them in.
+static inline void sluice_wipe_resident(void *start, size_t count) {
+    unsigned char resident[1024];
+    size_t page = (size_t)getpagesize();
+    for (size_t done = 0; done < count;) {
+        size_t part = count - done < page * 1024 ? count - done : page * 1024;
+        char *from = (char *)start + done;
+        if (mincore(from, part, resident) < 0) {
+            sluice_wipe(from, part);
+        } else {
+            for (size_t index = 0; index * page < part; index++) {
+                if (!(resident[index] & 1)) continue;
+                size_t left = part - index * page;
+                sluice_wipe(from + index * page, left < page ? left : page);
+            }
+        }
+        done += part;
+    }
+}
+
 static inline uint32_t sluice_load_relaxed(const uint32_t *word) {
     return __atomic_load_n(word, __ATOMIC_RELAXED);
 }

@@ -83,9 +83,14 @@ extension BrokerLoop where Backend: ~Copyable {
 
     // MARK: Connections
 
+    mutating func placeAccepted() {
+        for stream in accepted { place(stream) }
+        accepted.removeAll(keepingCapacity: true)
+    }
+
     /// Gives a new connection to the shard with the fewest open streams; of those that have equally
     /// few, to the one with the fewest connections.
-    mutating func place(_ stream: AcceptedStream) {
+    private mutating func place(_ stream: AcceptedStream) {
         var best = 0
         var least = (Int.max, Int.max)
         for (index, gauge) in links.gauges.enumerated() {

@@ -42,6 +42,9 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     private var requests: [DispatchRequest] = []
     private var messages: [ShardMessage] = []
     var closing: [(channel: ChannelID, afterSending: Bool)] = []
+    /// Accepted in this turn. They get their places after its other events: a place that has just
+    /// become free may still be another connection's for the core.
+    var accepted: [AcceptedStream] = []
     var nowUs: UInt64 = 0
     private var wallUs: UInt64 = 0
     private var lastReportUs: UInt64 = 0
@@ -105,7 +108,10 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         if beganUs > 0 { noteTurn(busyUs: waitedUs - beganUs, sleptUs: nowUs - waitedUs) }
         wallUs = WallClock.nowUs
         seat?.begin()
+        // First of all in the first turn: nobody is answered before the credentials are known.
+        seat?.poll(nowUs: nowUs, wallUs: wallUs)
         for position in 0..<count { handle(transport.event(at: position)) }
+        placeAccepted()
         readMail()
         shard.advance(nowUs: nowUs, out: &output)
         perform()
@@ -147,7 +153,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         case .closed(let channel, _):
             closed(channel)
         case .accepted(let stream):
-            place(stream)
+            accepted.append(stream)
         case .acceptingPaused:
             log.event("accepting_paused")
         case .signal:
@@ -296,7 +302,6 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     /// What other threads have sent: requests to the dispatcher, its answers, parcels of shards.
     private mutating func readMail() {
         seat?.answerShards(nowUs: nowUs, wallUs: wallUs)
-        seat?.poll(nowUs: nowUs, wallUs: wallUs)
         let messages = links.messages[Int(shard.index)]
         while let message = messages.pop() {
             shard.received(message, nowUs: nowUs, out: &output)

@@ -58,8 +58,8 @@ struct DispatchThread: ~Copyable {
             let nowUs = MonotonicClock.nowUs
             let wallUs = WallClock.nowUs
             seat.begin()
-            seat.answerShards(nowUs: nowUs, wallUs: wallUs)
             seat.poll(nowUs: nowUs, wallUs: wallUs)
+            seat.answerShards(nowUs: nowUs, wallUs: wallUs)
             seat.flush()
         }
         seat.close()

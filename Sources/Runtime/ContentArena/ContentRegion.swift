@@ -43,7 +43,7 @@ package struct ContentRegion: ~Copyable, @unchecked Sendable {
     }
 
     deinit {
-        unsafe sluice_wipe(base, mappedBytes)
+        unsafe sluice_wipe_resident(base, mappedBytes)
         unsafe munmap(base, mappedBytes)
     }
 

@@ -44,7 +44,7 @@ enum NATSExchange {
             switch words.first {
             case "PING": back += Array("PONG\r\n".utf8)
             case "PUB":
-                let payload = bytes[offset..<offset + Int(words[words.count - 1])! + 2]
+                let payload = bytes[offset..<offset + (Int(words[words.count - 1]) ?? 0) + 2]
                 offset = payload.endIndex
                 let reply = words.count == 4 ? [words[2]] : []
                 let line = ["MSG", words[1], "1"] + reply + ["\(payload.count - 2)"]
