@@ -112,10 +112,12 @@ def _with(deployment: Deployment, *options: str) -> Options:
 async def _kills(deployment: Deployment, kills: int) -> str:
     """Kills the broker again and again under load from several connections."""
     await deployment.start()
-    await deployment.start_worker("--tokens-per-second", "60", engine="demo")
+    # Some that are in the middle of an answer at any kill.
+    await deployment.start_worker("--tokens-per-second", "60", "--model", "paced=echo")
     slowest = 0.0
     async with Load(deployment, clients=4, streams=3, reconnects=True) as load, \
-            Load(deployment, clients=2, streams=3, count=60, reconnects=True) as large:
+            Load(deployment, clients=2, streams=3, model="paced", count=60,
+                 reconnects=True) as large:
         for number in range(kills):
             done = load.completed_count + large.completed_count
             await deployment.until(
@@ -138,6 +140,7 @@ async def _kills(deployment: Deployment, kills: int) -> str:
                                      "queue_full"}
         check(not strange, f"tasks ended {dict(each.codes)}")
     statuses = Counter(record["status"] for record in records.values())
+    check(statuses["broker_lost"] >= kills, f"the kills met no running task: {dict(statuses)}")
     return (f"{kills} kills, slowest start {slowest * 1_000:.0f} ms, "
             f"{statuses['broker_lost']} tasks broker_lost; {counts.accepted} accepted = "
             f"{counts.final} final, none twice, every answer seen complete is recorded so")

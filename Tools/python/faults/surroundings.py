@@ -114,7 +114,8 @@ def refuse_io_uring(code: int) -> Callable[[], None]:
 
 
 @case("io_uring is refused by a seccomp filter, with EPERM and with ENOSYS",
-      "`--backend auto` falls back to epoll, says so with the error, and serves")
+      "`--backend auto` falls back to epoll, says so with the error, and serves",
+      seconds=40)
 async def io_uring_refused(deployment: Deployment) -> str:
     """As a container does it."""
     deployment.make()
