@@ -1,3 +1,4 @@
+import Foundation
 import GRDB
 package import SluiceRecordFormat
 package import SluiceWire
@@ -58,6 +59,11 @@ package final class Store: Sendable {
                 }
             try database.execute(sql: "PRAGMA synchronous = \(synchronous)")
             try database.execute(sql: "PRAGMA secure_delete = ON")
+        }
+        // SQLite would make it for everyone to read; its other files get the mode of this one.
+        if !FileManager.default.fileExists(atPath: path) {
+            _ = FileManager.default.createFile(
+                atPath: path, contents: nil, attributes: [.posixPermissions: 0o600])
         }
         do {
             database = try DatabaseQueue(path: path, configuration: configuration)

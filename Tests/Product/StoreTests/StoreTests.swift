@@ -215,6 +215,22 @@ struct JournalSketch {
         #expect(try store.applyBatch(journal.records).applied == 1)
     }
 
+    @Test func nobodyElseMayReadTheFiles() throws {
+        let store = try open()
+        var journal = JournalSketch(instance: 7)
+        journal.accept(1)
+        _ = try store.applyBatch(journal.records)
+        let folder = (path as NSString).deletingLastPathComponent
+        let files = try FileManager.default.contentsOfDirectory(atPath: folder)
+            .filter { $0.hasPrefix((path as NSString).lastPathComponent) }
+        #expect(files.count >= 2, "the database and its log: \(files)")
+        for file in files {
+            let attributes = try FileManager.default.attributesOfItem(
+                atPath: folder + "/" + file)
+            #expect(attributes[.posixPermissions] as? Int == 0o600, "\(file)")
+        }
+    }
+
     @Test func whatIsNoDatabaseIsRefused() throws {
         try Data(repeating: 0x41, count: 8_192).write(to: URL(fileURLWithPath: path))
         #expect(throws: StoreError.damaged) { _ = try open() }
