@@ -65,20 +65,17 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         precondition(Int(UInt32(truncatingIfNeeded: header.first)) == payload.count)
         return unsafe payload.withUnsafeBufferPointer { source in
             let frameBytes = 12 &+ source.count
-            guard hasRoom(for: frameBytes, in: queue) else { return false }
-            if queue.head == ChunkQueue.none {
-                grow(&queue)
-                let start = Self.firstFrameOffset(ofChunk: queue.head)
-                if frameBytes <= Self.chunkBytes &- start {
-                    queue.headOffset = UInt32(truncatingIfNeeded: start)
-                    queue.tailUsed = queue.headOffset
+            let isRoomInTail =
+                queue.head != ChunkQueue.none
+                && frameBytes <= Self.chunkBytes &- Int(queue.tailUsed)
+            if !isRoomInTail {
+                switch unsafe appendElsewhere(header, source, of: &queue) {
+                case .refused: return false
+                case .appended: return true
+                case .hasRoom: break
                 }
             }
             let used = Int(queue.tailUsed)
-            guard frameBytes <= Self.chunkBytes &- used else {
-                unsafe appendCut(header, source, to: &queue)
-                return true
-            }
             // SAFETY: the rest of the tail chunk holds the whole frame.
             let target = unsafe UnsafeMutableRawPointer(
                 base + (Int(queue.tail) &* Self.chunkBytes &+ used))
@@ -102,9 +99,40 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
         Int(chunk & 31) &* 64
     }
 
-    /// A frame that does not fit the tail chunk whole.
     @usableFromInline
-    mutating func appendCut(
+    enum TailRoom {
+        /// The free chunks do not suffice.
+        case refused
+        /// The tail chunk now has room for the whole frame.
+        case hasRoom
+        /// The frame was cut by the end of its chunk, and is appended.
+        case appended
+    }
+
+    /// A frame for which the tail chunk has no room: the rare way, kept out of the callers.
+    @unsafe @usableFromInline
+    mutating func appendElsewhere(
+        _ header: FrameHeaderWords, _ payload: UnsafeBufferPointer<UInt8>,
+        of queue: inout ChunkQueue
+    ) -> TailRoom {
+        let frameBytes = 12 + payload.count
+        guard hasRoom(for: frameBytes, in: queue) else { return .refused }
+        if queue.head == ChunkQueue.none {
+            grow(&queue)
+            let start = Self.firstFrameOffset(ofChunk: queue.head)
+            if frameBytes <= Self.chunkBytes - start {
+                queue.headOffset = UInt32(start)
+                queue.tailUsed = queue.headOffset
+            }
+            if frameBytes <= Self.chunkBytes - Int(queue.tailUsed) { return .hasRoom }
+        }
+        unsafe appendCut(header, payload, to: &queue)
+        return .appended
+    }
+
+    /// A frame that does not fit the tail chunk whole.
+    @unsafe
+    private mutating func appendCut(
         _ header: FrameHeaderWords, _ payload: UnsafeBufferPointer<UInt8>,
         to queue: inout ChunkQueue
     ) {
