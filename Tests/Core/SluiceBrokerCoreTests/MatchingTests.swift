@@ -86,9 +86,10 @@ import Testing
         struct Known {
             var frame: OfferFrame
             var isFree = true
+            var isGone = false
         }
         var known: [Known] = []
-        for number in 0..<150 {
+        func offer(_ number: Int) -> OfferFrame {
             var frame = OfferFrame(offer: OfferID(1), model: Rig.model)
             // Different prices, so that the cheapest is one.
             frame.prices.input = MicroUSD(Int64(number * 7 + Int(random.next(below: 7))))
@@ -97,8 +98,11 @@ import Testing
             frame.region = regions[Int(random.next(below: 4))]
             frame.dataPolicy = DataPolicy(rawValue: UInt8(random.next(below: 3))) ?? .unstated
             frame.supplyType = SupplyType.allCases[Int(random.next(below: 5))]
-            known.append(Known(frame: frame))
-            _ = rig.supplier { $0 = frame }
+            return frame
+        }
+        for number in 0..<150 {
+            known.append(Known(frame: offer(number)))
+            rig.supplier { $0 = known[number].frame }
         }
         func blended(_ frame: OfferFrame) -> Int64 {
             (3 * frame.prices.input.rawValue + frame.prices.output.rawValue) / 4
@@ -136,6 +140,18 @@ import Testing
                 let least = fits.map { blended(known[$0].frame) }.min()
                 #expect(blended(known[won].frame) == least)
                 known[won].isFree = false
+            }
+            // Idle suppliers leave and others come, so that leaves move.
+            if random.next(below: 4) == 0 {
+                let leaver = Int(random.next(below: UInt64(known.count)))
+                if !known[leaver].isGone, !rig.running.contains(where: { $0.supplier == leaver }) {
+                    rig.hangUp(leaver)
+                    known[leaver].isFree = false
+                    known[leaver].isGone = true
+                    known.append(Known(frame: offer(known.count)))
+                    let new = rig.supplier { $0 = known[known.count - 1].frame }
+                    known[new].isFree = !rig.running.contains { $0.supplier == new }
+                }
             }
             if random.next(below: 3) == 0, let one = rig.running.first {
                 known[one.supplier].isFree = true

@@ -24,10 +24,10 @@ extension Dispatcher {
         let model = Int(tasks[Int(task)].model)
         let others = models[model].offers.count - 1
         guard others > 0 else { return }
-        let winnerLeaf = Int(offers[Int(winner)].leaf)
+        let winnerPlace = Int(offers[Int(winner)].place)
         if others <= 2 {
-            for leaf in 0...others where leaf != winnerLeaf {
-                count(loserAt: leaf, of: model, task, reason, weight: 1, nowUs: nowUs)
+            for place in 0...others where place != winnerPlace {
+                count(loserAt: place, of: model, task, reason, weight: 1, nowUs: nowUs)
             }
             return
         }
@@ -38,16 +38,16 @@ extension Dispatcher {
         let half = UInt64(others) / 2
         for (drawn, part) in [(first, half), (second, UInt64(others) - half)] {
             count(
-                loserAt: (winnerLeaf + 1 + drawn) % (others + 1), of: model, task, reason,
+                loserAt: (winnerPlace + 1 + drawn) % (others + 1), of: model, task, reason,
                 weight: part * LostMatches.sampling, nowUs: nowUs)
         }
     }
 
     private mutating func count(
-        loserAt leaf: Int, of model: Int, _ task: TaskIndex, _ reason: WinReason,
+        loserAt place: Int, of model: Int, _ task: TaskIndex, _ reason: WinReason,
         weight: UInt64, nowUs: UInt64
     ) {
-        let offer = models[model].offers[leaf]
+        let offer = models[model].offers[place]
         lost.add(offer: offer, lossReason(offer, task, wonBy: reason, nowUs: nowUs), weight)
     }
 

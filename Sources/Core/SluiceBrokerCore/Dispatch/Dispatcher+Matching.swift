@@ -13,14 +13,14 @@ extension Dispatcher {
     ) -> Bool {
         let index = Int(model)
         let last = models[index].servedLeaf
-        if region == nil, excluded.0 == 0, last < models[index].offers.count,
+        if region == nil, excluded.0 == 0, last < models[index].leaves.members.count,
             models[index].standing.leaf(last).mayServe(demand, nowUs: nowUs)
         {
             return true
         }
         var search = OfferSearch(
             demand, .balanced, region: region, excluded: excluded, nowUs: nowUs, coins: 0)
-        search.run(models[index].standing, models[index].offers, offers, &frontier)
+        search.run(models[index].standing, models[index].leaves.members, offers, &frontier)
         guard search.leaf >= 0 else { return false }
         models[index].servedLeaf = search.leaf
         return true
@@ -40,16 +40,16 @@ extension Dispatcher {
         var search = OfferSearch(
             tasks[index].demand, preference, region: tasks[index].filters.region,
             excluded: tasks[index].excluded, nowUs: nowUs, coins: random.next())
-        search.run(models[model].free, models[model].offers, offers, &frontier)
+        search.run(models[model].free, models[model].leaves.members, offers, &frontier)
         guard search.leaf >= 0 else { return nil }
-        let offer = models[model].offers[search.leaf]
+        let offer = models[model].leaves.members[search.leaf]
         if models[model].freeOffers == 1 { return (offer, winReason(.onlyFree, offer)) }
         let own = OfferNode.bit(ofShard: tasks[index].stream.shard)
         if models[model].free.root.shards != own {
             var near = search.restarted(onShards: own)
-            near.run(models[model].free, models[model].offers, offers, &frontier)
+            near.run(models[model].free, models[model].leaves.members, offers, &frontier)
             if near.key == search.key, near.leaf >= 0 {
-                let winner = models[model].offers[near.leaf]
+                let winner = models[model].leaves.members[near.leaf]
                 return (winner, winReason(.ownShard, winner))
             }
         }

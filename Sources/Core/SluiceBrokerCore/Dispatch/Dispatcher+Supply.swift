@@ -39,7 +39,7 @@ extension Dispatcher {
             offers.append(offer)
         }
         suppliers[index].offers.append(position)
-        list(position)
+        list(position, OfferKind(frame))
     }
 
     mutating func granted(
@@ -125,38 +125,47 @@ extension Dispatcher {
     }
 
     /// Tasks of its model may be matched to it from now on.
-    private mutating func list(_ offer: UInt32) {
+    private mutating func list(_ offer: UInt32, _ kind: OfferKind) {
         let index = Int(offer)
         let model = Int(offers[index].model)
-        let leaf = models[model].offers.count
-        offers[index].leaf = UInt32(leaf)
+        offers[index].place = UInt32(models[model].offers.count)
         models[model].offers.append(offer)
-        models[model].standing.set(leaf, offers[index].standing)
-        models[model].free.set(leaf, .vacant)
+        let (leaf, group) = models[model].leaves.add(offer, kind)
+        offers[index].leaf = leaf
+        offers[index].group = group
+        models[model].standing.set(Int(leaf), offers[index].standing)
+        models[model].free.set(Int(leaf), .vacant)
         models[model].absentSinceMs = nil
     }
 
-    /// No new task is matched to it. The last offer takes its leaf.
+    /// No new task is matched to it. Others take its places.
     private mutating func unlist(_ offer: UInt32, nowUs: UInt64) {
         let index = Int(offer)
         let model = Int(offers[index].model)
-        let leaf = Int(offers[index].leaf)
         if offers[index].isFree { models[model].freeOffers -= 1 }
         offers[index].isFree = false
-        let last = models[model].offers.count - 1
-        if leaf != last {
-            let moved = models[model].offers[last]
-            models[model].offers[leaf] = moved
-            offers[Int(moved)].leaf = UInt32(leaf)
-            let standing = models[model].standing.leaf(last)
-            models[model].standing.set(leaf, standing)
-            let free = models[model].free.leaf(last)
-            models[model].free.set(leaf, free)
+        let place = Int(offers[index].place)
+        let last = models[model].offers.removeLast()
+        if last != offer {
+            models[model].offers[place] = last
+            offers[Int(last)].place = UInt32(place)
         }
-        models[model].standing.set(last, .vacant)
-        models[model].free.set(last, .vacant)
-        models[model].offers.removeLast()
+        var vacant = Int(offers[index].leaf)
+        if let moved = models[model].leaves.remove(
+            offers[index].leaf, group: offers[index].group)
+        {
+            let from = Int(moved.leaf)
+            let standing = models[model].standing.leaf(from)
+            models[model].standing.set(vacant, standing)
+            let free = models[model].free.leaf(from)
+            models[model].free.set(vacant, free)
+            offers[Int(moved.offer)].leaf = UInt32(vacant)
+            vacant = from
+        }
+        models[model].standing.set(vacant, .vacant)
+        models[model].free.set(vacant, .vacant)
         offers[index].leaf = noIndex
+        offers[index].place = noIndex
         if models[model].offers.isEmpty { models[model].absentSinceMs = nowUs / 1_000 }
     }
 

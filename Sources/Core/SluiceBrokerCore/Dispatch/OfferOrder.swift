@@ -255,9 +255,10 @@ struct OfferSearch {
     }
 }
 
-/// Nodes that a search may come back to, the best first: a binary heap that keeps its memory.
+/// Nodes that a search may come back to, the best first and among equals the lowest in the tree,
+/// which is nearest to an answer: a binary heap that keeps its memory.
 struct Frontier {
-    /// Key in the high half, node in the low one.
+    /// Key in the high half, in the low one the node's complement.
     private var heap: [UInt64] = []
 
     /// `.max` = empty.
@@ -269,7 +270,7 @@ struct Frontier {
 
     mutating func push(key: UInt32, node: Int) {
         var child = heap.count
-        let entry = UInt64(key) << 32 | UInt64(node)
+        let entry = UInt64(key) << 32 | UInt64(~UInt32(truncatingIfNeeded: node))
         heap.append(entry)
         while child > 0, heap[(child - 1) / 2] > entry {
             heap[child] = heap[(child - 1) / 2]
@@ -289,6 +290,6 @@ struct Frontier {
             parent = child
         }
         if !heap.isEmpty { heap[parent] = last }
-        return Int(least & 0xFFFF_FFFF)
+        return Int(~UInt32(truncatingIfNeeded: least))
     }
 }

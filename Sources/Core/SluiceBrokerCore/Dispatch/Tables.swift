@@ -63,8 +63,10 @@ struct Offer {
     var isFree = false
     var supplier = noIndex
     var model: UInt32 = noIndex
-    /// Its leaf in the tournaments of its model.
+    /// Its place among its model's offers, and its leaf in their tournaments.
+    var place = noIndex
     var leaf = noIndex
+    var group: UInt32 = 0
     var granted: UInt32 = 0
     var inUse: UInt32 = 0
     /// The supplier's identity; 0 = none.
@@ -84,8 +86,9 @@ struct Offer {
 /// A model by its interned name.
 struct Model {
     let name: ModelName
-    /// Live offers by leaf of the tournaments.
+    /// Live offers.
     var offers: [UInt32] = []
+    var leaves = OfferLeaves()
     /// All that stand, whether free or not, and those with a free slot in their order.
     var standing = Tournament<OfferNode>()
     var free = Tournament<OfferNode>()
