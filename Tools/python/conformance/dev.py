@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 
 from .peer import Target
@@ -15,6 +16,8 @@ from .peer import Target
 _PROGRAM = pathlib.Path(__file__).resolve().parents[3] / ".build" / "release" / "sluice"
 _START_SECONDS = 60
 _STOP_SECONDS = 20
+_DIRECTORY_SECONDS = 0.5
+"""A running broker looks for new credentials every 100 ms."""
 
 
 class NotStarted(Exception):
@@ -50,6 +53,7 @@ def deployment(backend: str, patience: float) -> Iterator[Target]:
             data = f"{folder}/data"
             host, _, port = ready["broker"].rpartition(":")
             tokens = tuple(_token(data, account) for account in ("first", "second"))
+            time.sleep(_DIRECTORY_SECONDS * patience)
             yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience)
         finally:
             impatience.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from sluice.codes import FREE_BODY_BYTES, MAX_PAYLOAD_BYTES, Code
 from .lab import WINDOW, Lab, case, check
 from .peer import Closed, Failed, Peer
 
+_PRICE = 1
 _BODY = b"0123456789abcdef" * 64  # 1,024 bytes
 
 
@@ -156,6 +158,24 @@ def filters(lab: Lab) -> None:
     ]
     for stream, fields in enumerate(taken, 2):
         lab.run(client, supplier, model, stream=stream, **fields)
+
+
+@case("Q13", "Q14")
+def affinity_and_preference(lab: Lab) -> None:
+    """A conversation goes back to its supplier while that has a slot, then on; others by price."""
+    home, model = lab.serve(slots=2, input_price=100, output_price=100)
+    client = lab.client()
+    conversation: dict[str, Any] = {
+        "affinity_keys": (secrets.token_bytes(16),), "preference": _PRICE}
+    lab.run(client, home, model, **conversation).end()
+    client.expect_end(Code.COMPLETED)
+    cheap, _ = lab.serve(slots=8, supplier=lab.supplier(1), model=model, input_price=1,
+                         output_price=1)
+    # Known once this second offer of the same connection is.
+    lab.serve(supplier=cheap, offer=2)
+    lab.run(client, cheap, model, stream=2, preference=_PRICE)
+    for stream, supplier in ((3, home), (4, home), (5, cheap)):
+        lab.run(client, supplier, model, stream=stream, **conversation)
 
 
 @case("Q10", "D2")
