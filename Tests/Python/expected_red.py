@@ -1,4 +1,4 @@
-"""Which cases each fault of ``faults.py`` turns red: those that show its rule, and the controls.
+"""Which cases each fault of ``broker_faults.py`` turns red: those that show its rule, and the controls.
 
 A fault must turn exactly these red out of its own and the controls.
 """

@@ -8,7 +8,7 @@ import logging
 import ssl
 import threading
 
-from faults import FROM_BROKER, TO_BROKER, Fault, Link
+from broker_faults import FROM_BROKER, TO_BROKER, Fault, Link
 from support import Broker
 from sluice import wire
 from sluice.codes import ALPN

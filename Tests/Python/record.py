@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from faults import FROM_BROKER, Fault, Link
+from broker_faults import FROM_BROKER, Fault, Link
 from faulty import FaultyBroker
 from support import KEY, ROOT, TOKENS, Broker
 from transcripts import BROKER, PEER, Passed, Transcript

@@ -11,7 +11,7 @@ import unittest
 
 import faulty
 from expected_red import CONTROLS, EXPECTED
-from faults import FAULTS, Fault
+from broker_faults import FAULTS, Fault
 from support import KEY, ROOT, TOKENS, Broker
 from conformance import excused, lab, main
 from conformance.peer import Target
