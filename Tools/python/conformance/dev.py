@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import pathlib
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from .lab import CASES
 from .peer import Target
 
 _PROGRAM = pathlib.Path(__file__).resolve().parents[3] / ".build" / "release" / "sluice"
@@ -52,7 +54,11 @@ def deployment(backend: str, patience: float) -> Iterator[Target]:
                 raise NotStarted(f"sluice dev did not get ready: {log_text[-500:]}")
             data = f"{folder}/data"
             host, _, port = ready["broker"].rpartition(":")
-            tokens = tuple(_token(data, account) for account in ("first", "second"))
+            # Two for each case: a broker leaves out suppliers that fail too often [Q9], and many
+            # cases are about failures.
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                names = [f"supplier-{number}" for number in range(2 * len(CASES))]
+                tokens = tuple(pool.map(lambda name: _token(data, name), names))
             time.sleep(_DIRECTORY_SECONDS * patience)
             yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience)
         finally:

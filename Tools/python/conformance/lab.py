@@ -17,6 +17,7 @@ from .peer import Failed, Peer, Skipped, Target
 WINDOW = 65_536
 _SETTLE_SECONDS = 5
 _names = itertools.count(1)
+_labs = itertools.count()
 _run = secrets.token_hex(4)
 
 
@@ -84,6 +85,10 @@ class Lab:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._peers: list[Peer] = []
+        # Where there are tokens enough, each case has two supplier identities of its own.
+        number, tokens = next(_labs), target.tokens
+        first = 2 * number % len(tokens) if len(tokens) > 3 else 0
+        self._tokens = (tokens + tokens)[first:first + 2] if len(tokens) > 1 else tokens
 
     def close(self) -> None:
         """Closes all peers."""
@@ -101,7 +106,7 @@ class Lab:
         client = role == Role.CLIENT
         usual: dict[str, Any] = {
             "credential_kind": 1 if client else 2,
-            "credential": (self.target.key if client else self.target.tokens[0]).encode(),
+            "credential": (self.target.key if client else self._tokens[0]).encode(),
             "body_credit": 0 if client else 1 << 20,
         }
         return wire.Hello(role, **{**usual, **fields})
@@ -114,11 +119,11 @@ class Lab:
 
     def supplier(self, identity: int = 0, body_credit: int = 1 << 20) -> Peer:
         """A supplier after its handshake, of the given identity."""
-        if identity >= len(self.target.tokens):
+        if identity >= len(self._tokens):
             raise Skipped(f"needs {identity + 1} --token of different suppliers")
         peer = self.connect()
         peer.hello(self.hello(Role.SUPPLIER, body_credit=body_credit,
-                              credential=self.target.tokens[identity].encode()))
+                              credential=self._tokens[identity].encode()))
         return peer
 
     def peer(self, role: Role) -> Peer:
