@@ -83,6 +83,12 @@ struct BenchCommand: ParsableCommand {
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
         let load = try shape.workload(named: workload)
+        let descriptors = DescriptorLimit.raise()
+        guard load.connectionCount + 100 < descriptors else {
+            throw ValidationError(
+                "\(load.connectionCount) connections need more descriptors than \(descriptors); "
+                    + "raise the hard limit (ulimit -Hn)")
+        }
         var options = RunOptions()
         options.seconds = seconds ?? (quick ? 2 : 8)
         options.warmUpSeconds = warmUp ?? (quick ? 0.7 : 2)
@@ -163,6 +169,8 @@ struct LoadShape: ParsableArguments {
     var slowReaders = 0
     @Option(help: "Bytes a second that each of them reads.")
     var slowRate = 2_000
+    @Option(help: "More client connections that do nothing: see rssBytesPerConnection.")
+    var idle = 0
     @Option(help: "Connections a second that come, ask for one answer and go.")
     var churn = 0.0
     @Option(
@@ -202,6 +210,11 @@ struct LoadShape: ParsableArguments {
                 tokensPerSecond: 50)
             slow.readBytesPerSecond = slowRate
             workload.groups.append(slow)
+        }
+        if idle > 0 {
+            var quiet = StreamGroup("idle", connections: idle, streams: 1, tokensPerTask: 1)
+            quiet.isIdle = true
+            workload.groups.append(quiet)
         }
         if churn > 0 {
             // Room for two seconds' worth at once.

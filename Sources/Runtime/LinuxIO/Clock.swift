@@ -1,4 +1,5 @@
 internal import CLinuxIO
+internal import Glibc
 
 /// Time that only moves forward, for deadlines. Its zero means nothing.
 package enum MonotonicClock {
@@ -16,6 +17,20 @@ package enum MonotonicClock {
 package enum WallClock {
     /// Microseconds since 1970-01-01 UTC.
     package static var nowUs: UInt64 { sluice_wall_ns() / 1_000 }
+}
+
+/// How many descriptors a process may have.
+package enum DescriptorLimit {
+    /// Raises the limit as far as this process may; what it starts inherits that. The new limit.
+    package static func raise() -> Int {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard unsafe getrlimit(resource, &limit) == 0 else { return 0 }
+        limit.rlim_cur = limit.rlim_max
+        _ = unsafe setrlimit(resource, &limit)
+        _ = unsafe getrlimit(resource, &limit)
+        return Int(clamping: limit.rlim_cur)
+    }
 }
 
 /// Which processors threads run on.

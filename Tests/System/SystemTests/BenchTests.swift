@@ -68,7 +68,7 @@ extension SystemSuite {
             defer { try? FileManager.default.removeItem(at: folder) }
             let result = try await bench([
                 "--workload", "W4", "--pairs", "1", "--seconds", "1", "--warm-up", "0.5",
-                "--slow-readers", "2", "--churn", "20",
+                "--slow-readers", "2", "--churn", "20", "--idle", "50",
                 "--json", folder.appendingPathComponent("w4.json").path,
             ])
             #expect(result.status == 0, "\(result.errors) \(result.text)")
@@ -76,8 +76,12 @@ extension SystemSuite {
             #expect(report["loop"] as? String == "open")
             let sides = try #require(report["sides"] as? [[String: Any]])
             let groups = try #require(sides.first?["groups"] as? [[String: Any]])
-            #expect(groups.map { $0["name"] as? String } == ["streams", "slow", "churn"])
-            for group in groups { #expect(try #require(group["tokens"] as? Int) > 0) }
+            #expect(groups.map { $0["name"] as? String } == ["streams", "slow", "idle", "churn"])
+            for group in groups {
+                let tokens = try #require(group["tokens"] as? Int)
+                #expect((tokens > 0) == (group["name"] as? String != "idle"))
+            }
+            #expect(sides.first?["rssBytesPerConnection"] is Double)
         }
 
         @Test func aTargetThatIsNotInstalledIsNamedWithWhatToDo() async throws {

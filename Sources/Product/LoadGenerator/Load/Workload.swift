@@ -18,6 +18,8 @@ package struct StreamGroup: Equatable, Sendable {
     package var arrivesInBursts = false
     /// Plaintext bytes a second that each connection reads; 0 = all at once.
     package var readBytesPerSecond = 0
+    /// Its connections do nothing.
+    package var isIdle = false
     /// Every task gets a connection of its own, `tasksPerSecond` of them.
     package var isChurning = false
 
@@ -66,7 +68,7 @@ package struct Workload: Equatable, Sendable {
 
     package var streamCount: Int { groups.reduce(0) { $0 + $1.streamCount } }
     package var connectionCount: Int { groups.reduce(0) { $0 + $1.connections } }
-    package var isOpenLoop: Bool { groups.allSatisfy(\.isOpenLoop) }
+    package var isOpenLoop: Bool { groups.allSatisfy { $0.isOpenLoop || $0.isIdle } }
 
     /// The presets, by name.
     package static let presets: [Workload] = [
@@ -123,7 +125,8 @@ package struct Workload: Equatable, Sendable {
                 return "a task has 1 to 1000000 tokens"
             }
         }
-        if suppliers < 1 || streamCount > suppliers * 1_024 {
+        let busyStreams = groups.reduce(0) { $0 + ($1.isIdle ? 0 : $1.streamCount) }
+        if suppliers < 1 || busyStreams > suppliers * 1_024 {
             return "more open tasks than the suppliers have streams (1024 each)"
         }
         return nil

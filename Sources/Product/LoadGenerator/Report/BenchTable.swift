@@ -18,8 +18,17 @@ package enum BenchTable {
                 "\(side.target): the generator was above 80 % busy (\(percent(side.generatorUtilisation))): "
                     + "its latencies are void, its rates are lower bounds")
         }
+        for side in report.sides {
+            guard let syscalls = side.syscallsPerToken else { continue }
+            lines.append("\(side.target): \(text(syscalls, 3)) system calls a token")
+        }
+        for side in report.sides where side.groups.contains(where: { $0.name == "idle" }) {
+            lines.append(
+                "\(side.target): \(text(side.rssBytesPerConnection.map { $0 / 1_024 }, 1)) KiB a connection"
+            )
+        }
         for side in report.sides where side.groups.count > 1 {
-            for group in side.groups.dropFirst() {
+            for group in side.groups.dropFirst() where group.tokens > 0 {
                 lines.append(
                     "\(side.target), \(group.name): hop p50 \(text(group.hopUs.p50)), p99 "
                         + "\(text(group.hopUs.p99)), gap p99 \(text(group.tokenGapUs.p99)) µs")

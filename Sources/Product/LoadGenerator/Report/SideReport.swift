@@ -58,6 +58,9 @@ package struct SideReport: Encodable, Equatable, Sendable {
     package var tokenGapUs: LatencyReport
     package var hopUs: LatencyReport
     @ExplicitNull package var rssBytes: UInt64?
+    /// Memory that the target took while the clients of the first run connected, by their number.
+    /// Of idle connections with `--idle`; kernel memory is not in it.
+    @ExplicitNull package var rssBytesPerConnection: Double?
     /// Of the processors it was given; above 1 with several.
     @ExplicitNull package var targetUtilisation: Double?
     @ExplicitNull package var voluntarySwitchesPerToken: Double?
@@ -102,6 +105,7 @@ package struct SideReport: Encodable, Equatable, Sendable {
         tasksPerSecond = rounded(median(\.tasksPerSecond) ?? 0, 1)
         rssBytes = median { $0.processes.isEmpty ? nil : Double($0.residentBytes) }
             .map { UInt64($0) }
+        rssBytesPerConnection = outcomes[0].bytesPerConnection.map { rounded($0, 0) }
         targetUtilisation = median {
             $0.processes.isEmpty ? nil : Double($0.processorNs) / $0.seconds / 1e9
         }.map { rounded($0, 3) }

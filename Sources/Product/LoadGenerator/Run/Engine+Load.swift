@@ -50,7 +50,7 @@ extension Engine where Backend: ~Copyable {
     private mutating func startLoad() {
         var base = 0
         for group in plan.workload.groups where plan.playsClients {
-            for index in 0..<group.streamCount {
+            for index in 0..<group.streamCount where !group.isIdle {
                 let slot = base + index
                 guard group.isOpenLoop else {
                     begin(slot, tokens: ArrivalSchedule(group, index: index, startNs: 0).tokens)

@@ -31,6 +31,9 @@ package struct RunOutcome: Sendable {
     package var loadAverage: Double?
     /// System calls of the target within the window; nil unless they were counted.
     package var syscalls: UInt64?
+    /// Memory that the target took while the clients connected, by their number; nil without
+    /// processes.
+    package var bytesPerConnection: Double?
 
     package var tokens: UInt64 { groups.reduce(0) { $0 + $1.tokens } }
     package var tasks: UInt64 { groups.reduce(0) { $0 + $1.tasks } }
@@ -62,11 +65,15 @@ struct LoadRun {
             try reach(.suppliers, control, seconds: 15)
             // The last offers are on their way.
             usleep(100_000)
+            let bare = samples
             control.order(.clients, nowNs: MonotonicClock.nowNs)
-            try reach(.clients, control, seconds: 30)
+            try reach(.clients, control, seconds: 120)
+            let connected = samples
             control.order(.warmUp, nowNs: MonotonicClock.nowNs)
             try sleep(options.warmUpSeconds, control, "warm-up")
-            return try window(control, plans)
+            var outcome = try window(control, plans)
+            outcome.bytesPerConnection = bytesPerConnection(bare, connected)
+            return outcome
         } catch {
             control.order(.stop, nowNs: MonotonicClock.nowNs)
             _ = awaitResults(control)
@@ -186,6 +193,17 @@ struct LoadRun {
 
     private var samples: [ProcessSample] {
         target.processes.map { ProcessSample(pid: $0.pid) ?? ProcessSample() }
+    }
+
+    private func bytesPerConnection(
+        _ before: [ProcessSample], _ after: [ProcessSample]
+    ) -> Double? {
+        let count = workload.groups.reduce(0) { $0 + ($1.isChurning ? 0 : $1.connections) }
+        guard !before.isEmpty, count > 0 else { return nil }
+        let grown = zip(before, after).reduce(0.0) {
+            $0 + Double($1.1.residentBytes) - Double($1.0.residentBytes)
+        }
+        return grown / Double(count)
     }
 
     private func outcome(
