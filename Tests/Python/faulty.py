@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import threading
 
@@ -71,6 +72,9 @@ class FaultyBroker:
     async def _accept(self, reader: asyncio.StreamReader, to_peer: asyncio.StreamWriter) -> None:
         from_broker, to_broker = await asyncio.open_connection(
             self._broker.host, self._broker.port, ssl=self._outward)
+        if self._fault.one_at_a_time:  # full soon, whatever the kernel would keep
+            to_peer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         link = Link(to_peer, to_broker)
         link.task = asyncio.current_task()  # the loop itself holds it weakly
         self._links.append(link)

@@ -46,6 +46,14 @@ final class ScriptedBroker: Connector {
         return connection
     }
 
+    /// The next connection of a supplier, welcomed, once it may be assigned tasks: an ASSIGN that
+    /// came together with WELCOME would name an offer that was not made yet [S7].
+    func serve() async throws -> BrokerConnection {
+        let connection = try await welcome()
+        _ = try await connection.skip(to: .grant)
+        return connection
+    }
+
     func environment(clock: any SessionClock = SystemClock()) -> SessionEnvironment {
         SessionEnvironment(connector: self, clock: clock, random: { 0 })
     }

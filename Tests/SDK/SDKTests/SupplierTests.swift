@@ -68,7 +68,7 @@ struct SupplierTests {
     @Test("frames every OpenAI event with its length")
     func events() async throws {
         try await Self.run { broker, _ in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             try await connection.send(assignBytes(StreamID(1), encoding: .openAI))
             var bytes: [UInt8] = []
             while true {
@@ -89,7 +89,7 @@ struct SupplierTests {
     @Test("never sends beyond the credit, and goes on when there is more")
     func credit() async throws {
         try await Self.run { broker, _ in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             var limit: UInt64 = 4_096
             try await connection.send(assignBytes(StreamID(1), limit: limit))
             var cost: UInt64 = 0
@@ -118,7 +118,7 @@ struct SupplierTests {
     func cancel() async throws {
         let gate = AsyncStream<Void>.makeStream()
         try await Self.run { broker, _ in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             try await connection.send(assignBytes(StreamID(1)))
             for await _ in gate.stream { break }
             try await connection.send(cancelBytes(StreamID(1), .deadlineExceeded))
@@ -137,7 +137,7 @@ struct SupplierTests {
     @Test("CANCEL reaches a handler that waits for credit")
     func cancelWhileWaiting() async throws {
         try await Self.run { broker, _ in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             try await connection.send(assignBytes(StreamID(1), limit: 0))
             _ = try await connection.skip(to: .started)
             try await connection.send(cancelBytes(StreamID(1)))
@@ -159,7 +159,7 @@ struct SupplierTests {
         ])
     func failure(_ reason: TaskFailure.Reason, _ code: WireCode) async throws {
         try await Self.run { broker, _ in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             try await connection.send(assignBytes(StreamID(1), encoding: .openAI))
             let error = try await connection.skip(to: .tokens)
             #expect(error.header.flags == [.error] && error.header.tokens == 0)
@@ -177,7 +177,7 @@ struct SupplierTests {
     func drains() async throws {
         let gate = AsyncStream<Void>.makeStream()
         try await Self.run { broker, supplier in
-            let connection = try await broker.welcome()
+            let connection = try await broker.serve()
             try await connection.send(assignBytes(StreamID(1)))
             _ = try await connection.skip(to: .started)
             supplier.drain()
@@ -243,7 +243,7 @@ struct SupplierTests {
         let cancelled = Mutex(0)
         let gate = AsyncStream<Void>.makeStream()
         try await Self.run { broker, _ in
-            let first = try await broker.welcome()
+            let first = try await broker.serve()
             try await first.send(assignBytes(StreamID(1)))
             _ = try await first.skip(to: .started)
             await first.close()

@@ -111,9 +111,9 @@ class Lab:
         }
         return wire.Hello(role, **{**usual, **fields})
 
-    def client(self) -> Peer:
+    def client(self, **options: Any) -> Peer:
         """A client after its handshake."""
-        peer = self.connect()
+        peer = self.connect(**options)
         peer.hello(self.hello())
         return peer
 

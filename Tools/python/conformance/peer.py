@@ -63,12 +63,29 @@ def context(target: Target, alpn: str | None = ALPN) -> ssl.SSLContext:
     return made
 
 
+def _connect(target: Target, seconds: float, receive_bytes: int) -> socket.socket:
+    """TCP. A buffer's size is told before connecting: TCP agrees on its scale then."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        target.host, target.port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.settimeout(seconds)
+        if receive_bytes > 0:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 class Peer:
     """One connection. Waits are bounded; what the broker breaks raises ``Failed``."""
 
     def __init__(self, target: Target, tls: ssl.SSLContext | None = None,
-                 seconds: float = 10) -> None:
-        self.raw = socket.create_connection((target.host, target.port), seconds)
+                 seconds: float = 10, receive_bytes: int = 0) -> None:
+        """``receive_bytes``: what the kernel keeps for a peer that does not read; 0: its choice."""
+        self.raw = _connect(target, seconds, receive_bytes)
         self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self.socket = (tls or context(target)).wrap_socket(

@@ -256,15 +256,17 @@ def control_frames_need_no_credit(lab: Lab) -> None:
 def slow_client_stops_nobody(lab: Lab) -> None:
     """A client that does not read holds up no other client of the same supplier connection."""
     supplier, model = lab.serve(slots=2)
-    lazy, busy = lab.client(), lab.client()
+    lazy, busy = lab.client(receive_bytes=16_384), lab.client()
     run = lab.run(lazy, supplier, model, credit=1 << 40, reserve_bytes=65_536)
-    used, limit, until = 0, run.assign.credit, time.monotonic() + 1.5
-    while time.monotonic() < until:
+    # Until every buffer on the way is full, and so no more credit comes.
+    used, limit, quiet, until = 0, run.assign.credit, 0, time.monotonic() + 8
+    while quiet < 3 and time.monotonic() < until:
         if limit - used >= 16_384:
             run.tokens(b"x" * (16_384 - HEADER_BYTES))
             used += 16_384
             continue
         seen = supplier.next_of_case(0.2)
+        quiet = quiet + 1 if seen is None else 0
         if seen is not None and isinstance(seen.frame, wire.Credit):
             limit = max(limit, seen.frame.limit)
     busy.say(wire.Submit(model, 2, b"hi", credit=WINDOW), 1)
