@@ -24,21 +24,19 @@ static inline int sluice_ssl_only_tls13(SSL_CTX *context) {
         && SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) == 1;
 }
 
+// Plaintext does not outlive its record: OpenSSL cleanses what was read. The record buffers stay
+// until `SSL_free_buffers`; to release them after every record would cost an allocation and two
+// passes over 17 KiB each.
 static inline void sluice_ssl_set_options(SSL_CTX *context) {
     SSL_CTX_set_options(
         context, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION
             | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
-    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 }
 
 static inline int sluice_ssl_set_groups(SSL_CTX *context, const char *groups) {
     return (int)SSL_CTX_set1_groups_list(context, groups);
-}
-
-static inline void sluice_ssl_set_release_buffers(SSL_CTX *context, int on) {
-    if (on) SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
-    else SSL_CTX_clear_mode(context, SSL_MODE_RELEASE_BUFFERS);
 }
 
 static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {

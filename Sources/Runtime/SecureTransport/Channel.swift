@@ -39,6 +39,10 @@ struct Channel: ~Copyable {
     /// The code with which receiving ended, 0 for the end of the stream; -1 while it goes on.
     var endCode: Int32 = -1
 
+    /// The session keeps its record buffers; the sweep before which it was used last.
+    var keepsBuffers = false
+    var usedSweep: UInt64 = 0
+
     /// The turn in which `received` was last reported.
     var notedTurn: UInt64 = 0
     /// When draining or lingering gives up.

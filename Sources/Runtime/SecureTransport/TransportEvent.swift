@@ -75,6 +75,10 @@ package struct TransportLimits: Sendable {
     package var alertMs: UInt64 = 1_000
     /// Pause after descriptors ran out, milliseconds.
     package var acceptPauseMs: UInt64 = 100
+    /// Channels that may keep their record buffers, 34 KiB each, until they were not used for one
+    /// to two times `recordBuffersMs`.
+    package var recordBuffersMax = 1_024
+    package var recordBuffersMs: UInt64 = 500
     /// Report accepted connections by `accepted` instead of serving them.
     package var handsOverAccepted = false
 

@@ -79,6 +79,15 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
     /// Bytes of the lent piece that are not used yet.
     package var unreadCiphertextBytes: Int { unsafe pipe.pointee.inputCount }
 
+    /// `open` may find something: ciphertext is lent, or decrypted bytes wait.
+    package var hasInput: Bool { unreadCiphertextBytes > 0 || hasOpenedBytes }
+
+    /// Gives the record buffers back to the heap, which wipes them, unless bytes wait in them. The
+    /// next step allocates them again.
+    package mutating func releaseBuffers() {
+        if unsafe SSL_free_buffers(handle) != 1 { ERR_clear_error() }
+    }
+
     /// Takes back what is lent; nothing is read any more.
     package mutating func dropCiphertext() {
         unsafe pipe.pointee.input = nil
