@@ -116,7 +116,6 @@ package struct FrameHeader: Hashable, Sendable {
     /// Appends the 12 bytes.
     @inlinable
     package func encode(into bytes: inout [UInt8]) {
-        bytes.appendLittleEndian(firstWord)
-        bytes.appendLittleEndian(stream.rawValue)
+        bytes.appendFields(Self.byteCount) { $0.set(self) }
     }
 }

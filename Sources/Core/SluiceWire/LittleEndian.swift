@@ -50,6 +50,69 @@ extension [UInt8] {
     }
 }
 
+// A whole frame is appended in one step: its array is looked at once, not at every field.
+extension [UInt8] {
+    /// Appends `byteCount` bytes, at most 128, that `write` fills by their offsets; what it leaves
+    /// is zero.
+    @inlinable @inline(__always)
+    package mutating func appendFields(
+        _ byteCount: Int, _ write: (inout MutableSpan<UInt8>) -> Void
+    ) {
+        let start = count
+        append(contentsOf: emptyFields[0..<byteCount])
+        var bytes = mutableSpan
+        var fields = bytes._mutatingExtracting(start..<start &+ byteCount)
+        write(&fields)
+    }
+}
+
+@usableFromInline let emptyFields = [UInt8](repeating: 0, count: 128)
+
+// As with reading: one check of the bounds and one store for each number.
+extension MutableSpan<UInt8> {
+    /// Sets the byte at `offset`.
+    @inlinable @inline(__always)
+    package mutating func set(_ value: UInt8, at offset: Int) {
+        self[offset] = value
+    }
+
+    /// Sets the 16-bit number at `offset`; `offset + 2 <= count`.
+    @inlinable @inline(__always)
+    package mutating func set(_ value: UInt16, at offset: Int) {
+        var field = _mutatingExtracting(offset..<offset &+ 2)
+        precondition(field.count == 2)
+        field[0] = UInt8(truncatingIfNeeded: value)
+        field[1] = UInt8(truncatingIfNeeded: value >> 8)
+    }
+
+    /// Sets the 32-bit number at `offset`; `offset + 4 <= count`.
+    @inlinable @inline(__always)
+    package mutating func set(_ value: UInt32, at offset: Int) {
+        var field = _mutatingExtracting(offset..<offset &+ 4)
+        precondition(field.count == 4)
+        field[0] = UInt8(truncatingIfNeeded: value)
+        field[1] = UInt8(truncatingIfNeeded: value >> 8)
+        field[2] = UInt8(truncatingIfNeeded: value >> 16)
+        field[3] = UInt8(truncatingIfNeeded: value >> 24)
+    }
+
+    /// Sets the 64-bit number at `offset`; `offset + 8 <= count`.
+    @inlinable @inline(__always)
+    package mutating func set(_ value: UInt64, at offset: Int) {
+        var field = _mutatingExtracting(offset..<offset &+ 8)
+        precondition(field.count == 8)
+        field.set(UInt32(truncatingIfNeeded: value), at: 0)
+        field.set(UInt32(truncatingIfNeeded: value >> 32), at: 4)
+    }
+
+    /// Sets the 12 bytes of a header at the front.
+    @inlinable @inline(__always)
+    package mutating func set(_ header: FrameHeader) {
+        set(header.firstWord, at: 0)
+        set(header.stream.rawValue, at: 8)
+    }
+}
+
 /// The bytes of a number, lowest first, so that an array makes room for all of them at once.
 @frozen @usableFromInline
 package struct LittleEndianBytes: Sequence, IteratorProtocol {

@@ -269,11 +269,13 @@ package struct QueuedFrame: Equatable, Sendable {
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
-        FrameHeader(kind: .queued, stream: stream, payloadBytes: 24).encode(into: &bytes)
-        bytes.appendLittleEndian(task.instance)
-        bytes.appendLittleEndian(task.counter)
-        bytes.appendLittleEndian(reserveBytes)
-        bytes.appendLittleEndian(position)
+        bytes.appendFields(FrameHeader.byteCount + 24) { fields in
+            fields.set(FrameHeader(kind: .queued, stream: stream, payloadBytes: 24))
+            fields.set(task.instance, at: 12)
+            fields.set(task.counter, at: 20)
+            fields.set(reserveBytes, at: 28)
+            fields.set(position, at: 32)
+        }
     }
 }
 
@@ -343,31 +345,31 @@ package struct AssignFrame: Equatable, Sendable {
     /// `inlineBodyBytes` body bytes.
     package func encode(stream: StreamID, inlineBodyBytes: Int, into bytes: inout [UInt8]) {
         let extensionBytes = trace == nil ? 0 : 28
-        FrameHeader(
+        let header = FrameHeader(
             kind: .assign, stream: stream,
-            payloadBytes: Self.fixedBytes + extensionBytes + inlineBodyBytes
-        ).encode(into: &bytes)
-        bytes.appendLittleEndian(task.instance)
-        bytes.appendLittleEndian(task.counter)
-        bytes.append(terms.operation.rawValue)
-        bytes.append(terms.encoding.rawValue)
-        bytes.append(terms.priority)
-        bytes.append(0)
-        bytes.appendLittleEndian(offer.rawValue)
-        bytes.appendLittleEndian(terms.bodyBytes)
-        bytes.appendLittleEndian(terms.deadlineMs)
-        bytes.appendLittleEndian(terms.maxInputTokens)
-        bytes.appendLittleEndian(terms.maxOutputTokens)
-        bytes.appendLittleEndian(terms.maxReasoningTokens)
-        bytes.appendLittleEndian(UInt16(extensionBytes))
-        bytes.appendLittleEndian(UInt16(0))
-        bytes.appendLittleEndian(creditLimitBytes)
-        guard let trace else { return }
-        bytes.appendLittleEndian(ExtensionType.trace)
-        bytes.appendLittleEndian(UInt16(24))
-        bytes.appendLittleEndian(trace.traceHigh)
-        bytes.appendLittleEndian(trace.traceLow)
-        bytes.appendLittleEndian(trace.span)
+            payloadBytes: Self.fixedBytes + extensionBytes + inlineBodyBytes)
+        bytes.appendFields(FrameHeader.byteCount + Self.fixedBytes + extensionBytes) { fields in
+            fields.set(header)
+            fields.set(task.instance, at: 12)
+            fields.set(task.counter, at: 20)
+            fields.set(terms.operation.rawValue, at: 28)
+            fields.set(terms.encoding.rawValue, at: 29)
+            fields.set(terms.priority, at: 30)
+            fields.set(offer.rawValue, at: 32)
+            fields.set(terms.bodyBytes, at: 36)
+            fields.set(terms.deadlineMs, at: 40)
+            fields.set(terms.maxInputTokens, at: 44)
+            fields.set(terms.maxOutputTokens, at: 48)
+            fields.set(terms.maxReasoningTokens, at: 52)
+            fields.set(UInt16(extensionBytes), at: 56)
+            fields.set(creditLimitBytes, at: 60)
+            guard let trace else { return }
+            fields.set(ExtensionType.trace, at: 68)
+            fields.set(UInt16(24), at: 70)
+            fields.set(trace.traceHigh, at: 72)
+            fields.set(trace.traceLow, at: 80)
+            fields.set(trace.span, at: 88)
+        }
     }
 }
 
@@ -392,9 +394,11 @@ package struct StartedFrame: Equatable, Sendable {
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
-        FrameHeader(kind: .started, stream: stream, payloadBytes: 8).encode(into: &bytes)
-        bytes.appendLittleEndian(inputTokens)
-        bytes.appendLittleEndian(cachedTokens)
+        bytes.appendFields(FrameHeader.byteCount + 8) { fields in
+            fields.set(FrameHeader(kind: .started, stream: stream, payloadBytes: 8))
+            fields.set(inputTokens, at: 12)
+            fields.set(cachedTokens, at: 16)
+        }
     }
 }
 
@@ -444,16 +448,17 @@ package struct EndFrame: Equatable, Sendable {
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
-        FrameHeader(kind: .end, stream: stream, payloadBytes: 32).encode(into: &bytes)
-        bytes.appendLittleEndian(code.rawValue)
-        bytes.append(finishReason.rawValue)
-        bytes.append(0)
-        bytes.appendLittleEndian(usage.inputTokens)
-        bytes.appendLittleEndian(usage.cachedTokens)
-        bytes.appendLittleEndian(usage.outputTokens)
-        bytes.appendLittleEndian(usage.reasoningTokens)
-        bytes.appendLittleEndian(retryAfterMs)
-        bytes.appendLittleEndian(UInt64(bitPattern: cost.rawValue))
+        bytes.appendFields(FrameHeader.byteCount + 32) { fields in
+            fields.set(FrameHeader(kind: .end, stream: stream, payloadBytes: 32))
+            fields.set(code.rawValue, at: 12)
+            fields.set(finishReason.rawValue, at: 14)
+            fields.set(usage.inputTokens, at: 16)
+            fields.set(usage.cachedTokens, at: 20)
+            fields.set(usage.outputTokens, at: 24)
+            fields.set(usage.reasoningTokens, at: 28)
+            fields.set(retryAfterMs, at: 32)
+            fields.set(UInt64(bitPattern: cost.rawValue), at: 36)
+        }
     }
 }
 
@@ -477,9 +482,10 @@ package struct CancelFrame: Equatable, Sendable {
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
-        FrameHeader(kind: .cancel, stream: stream, payloadBytes: 4).encode(into: &bytes)
-        bytes.appendLittleEndian(code.rawValue)
-        bytes.appendLittleEndian(UInt16(0))
+        bytes.appendFields(FrameHeader.byteCount + 4) { fields in
+            fields.set(FrameHeader(kind: .cancel, stream: stream, payloadBytes: 4))
+            fields.set(code.rawValue, at: 12)
+        }
     }
 }
 
@@ -504,7 +510,9 @@ package struct CreditFrame: Equatable, Sendable {
     }
 
     package func encode(stream: StreamID, into bytes: inout [UInt8]) {
-        FrameHeader(kind: .credit, stream: stream, payloadBytes: 8).encode(into: &bytes)
-        bytes.appendLittleEndian(limitBytes)
+        bytes.appendFields(FrameHeader.byteCount + 8) { fields in
+            fields.set(FrameHeader(kind: .credit, stream: stream, payloadBytes: 8))
+            fields.set(limitBytes, at: 12)
+        }
     }
 }
