@@ -4,6 +4,7 @@ import SluiceWire
 ///
 ///     content memory = bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes
 ///                    + shards × (landingArenaBytes + one read + one record)
+///                    + shards × stagingConnections × one chunk
 ///                    + shards × (shards − 1) × parcelBytes
 ///     answerArenaBytes ≥ Σ over open tasks (reserve r in whole chunks + one chunk)
 ///     control memory ≤ connections × controlBytesMax
@@ -26,6 +27,9 @@ package struct BrokerLimits: Sendable {
     package var landingArenaBytes = 32 * 1_024 * 1_024
     /// When a SUBMIT that found no landing room may come again.
     package static let landingRetryMs: UInt32 = 100
+    /// Connections of one shard that have staged frames at once. Staged bytes are part of their
+    /// streams' reserves; each connection's last chunk is not.
+    package var stagingConnections = 4_096
     /// TOKENS frames under way from one shard to one other before its sender packs what follows
     /// densely.
     package static let parcelBytes = 8 * 64 * 1_024
@@ -96,7 +100,7 @@ package struct BrokerLimits: Sendable {
     package func arenaBytes(shardCount: Int) -> Int {
         Self.chunked(
             bodyArenaBytes + answerArenaBytes + reassemblyArenaBytes
-                + shardCount * landingArenaBytes
+                + shardCount * (landingArenaBytes + stagingConnections * Self.chunkBytes)
                 + shardCount * (shardCount - 1) * Self.parcelBytes)
     }
 

@@ -8,6 +8,17 @@ import SluiceWire
 extension BrokerLoop where Backend: ~Copyable {
     /// Seals what every connection with something to say can take now.
     mutating func send() {
+        shard.commitStaged(nowUs: nowUs, out: &output)
+        perform()
+        sendDirty()
+        close()
+        shard.creditStaged(nowUs: nowUs, out: &output)
+        perform()
+        sendDirty()
+        close()
+    }
+
+    private mutating func sendDirty() {
         var position = 0
         while position < output.dirty.count {
             let connection = output.dirty[position]
@@ -16,7 +27,6 @@ extension BrokerLoop where Backend: ~Copyable {
             if let channel = channels[Int(connection)] { send(on: channel) }
         }
         output.dirty.removeAll(keepingCapacity: true)
-        close()
     }
 
     private mutating func send(on channel: ChannelID) {
@@ -31,6 +41,7 @@ extension BrokerLoop where Backend: ~Copyable {
             content.outgoing.wipe(0..<used)
             guard isSealed else { break }
         }
+        shard.sealRoom(channel.index, byteCount: transport.sealBudgetBytes(channel))
         transport.flush(channel)
     }
 
@@ -41,11 +52,13 @@ extension BrokerLoop where Backend: ~Copyable {
         transport.seal(channel, outgoing.span.extracting(0..<count))
     }
 
-    /// Fills one record with control frames, then data. An end that becomes known while its last
-    /// data is taken joins the same record.
+    /// Fills one record: with what was staged, then control frames, then data. An end that becomes
+    /// known while its last data is taken joins the same record.
     private mutating func fillRecord(_ channel: ChannelID) -> Int {
         let connection = channel.index
-        var used = takeControl(connection, at: 0)
+        var used = takeStaged(connection)
+        guard !content.hasStaged(Int(connection)) else { return used }
+        used += takeControl(connection, at: used)
         while true {
             let space = ContentStore.outgoingBytes - used
             let next = shard.nextSegment(
@@ -59,13 +72,11 @@ extension BrokerLoop where Backend: ~Copyable {
                 shard.sealedTokens(stream, taken, nowUs: nowUs, out: &output)
                 perform()
             case .assign(let id, let frame, let supplier, let bodyBytes):
-                var head: [UInt8] = []
                 frame.encode(stream: id, inlineBodyBytes: bodyBytes, into: &head)
-                used += write(head, supplier: supplier, offset: 0, count: bodyBytes, at: used)
+                used += writeHead(supplier: supplier, offset: 0, count: bodyBytes, at: used)
             case .body(let id, let supplier, let offset, let count):
-                var head: [UInt8] = []
                 FrameHeader(kind: .body, stream: id, payloadBytes: count).encode(into: &head)
-                used += write(head, supplier: supplier, offset: offset, count: count, at: used)
+                used += writeHead(supplier: supplier, offset: offset, count: count, at: used)
             case .needsSpace:
                 return used
             case nil:
@@ -78,12 +89,22 @@ extension BrokerLoop where Backend: ~Copyable {
         }
     }
 
-    private mutating func write(
-        _ head: [UInt8], supplier: UInt32, offset: Int, count: Int, at position: Int
+    /// Moves `head` into the record, and part of a body behind it.
+    private mutating func writeHead(
+        supplier: UInt32, offset: Int, count: Int, at position: Int
     ) -> Int {
-        content.write(head, head.count, at: position)
-        content.copyBody(supplier, offset: offset, count: count, at: position + head.count)
-        return head.count + count
+        let headBytes = head.count
+        content.write(head, headBytes, at: position)
+        head.removeAll(keepingCapacity: true)
+        content.copyBody(supplier, offset: offset, count: count, at: position + headBytes)
+        return headBytes + count
+    }
+
+    /// Moves staged frames to the front of the record, as many as fit.
+    private mutating func takeStaged(_ connection: UInt32) -> Int {
+        let count = content.takeStaged(Int(connection))
+        if count > 0 { shard.sealedStaged(connection, byteCount: count) }
+        return count
     }
 
     /// Moves control bytes into the record, as many as fit.
@@ -101,12 +122,19 @@ extension BrokerLoop where Backend: ~Copyable {
         return count
     }
 
-    /// Closes what the core ordered closed; those that say why first seal their ERROR.
+    /// Closes what the core ordered closed. What was staged is delivered; those that say why seal
+    /// their ERROR behind it.
     private mutating func close() {
         for (channel, afterSending) in closing where channels[Int(channel.index)] == channel {
-            if afterSending, transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes {
-                let used = takeControl(channel.index, at: 0)
-                _ = Self.seal(&transport, channel, content.outgoing, used)
+            while transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes {
+                var used = takeStaged(channel.index)
+                if afterSending, !content.hasStaged(Int(channel.index)) {
+                    used += takeControl(channel.index, at: used)
+                }
+                guard used > 0 else { break }
+                let isSealed = Self.seal(&transport, channel, content.outgoing, used)
+                content.outgoing.wipe(0..<used)
+                guard isSealed else { break }
             }
             transport.close(channel, afterSending: afterSending)
         }

@@ -28,14 +28,16 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     let log: BrokerLog
 
     /// To the dispatcher of another thread, and to each other shard.
-    let requestOutlet: Outlet<DispatchRequest>
-    let parcelOutlets: [Outlet<ShardParcel>]
+    var requestOutlet: Outlet<DispatchRequest>
+    var parcelOutlets: [Outlet<ShardParcel>]
     /// By shard: connections that this one handed to it.
     var connectionsGiven: [Int]
 
     /// By connection index.
     var channels: [ChannelID?]
     var control: [[UInt8]]
+    /// A frame in front of body bytes, on its way into a record.
+    var head: [UInt8] = []
 
     var output = ShardOutput()
     /// Requests that are being handed over, while the core may make new ones.
@@ -150,6 +152,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             receive(channel)
         case .sent(let channel):
             shard.sendProgressed(channel.index, nowUs: nowUs, out: &output)
+            shard.sealRoom(channel.index, byteCount: transport.sealBudgetBytes(channel))
         case .closed(let channel, _):
             closed(channel)
         case .accepted(let stream):
@@ -211,6 +214,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         perform()
         settle()
         content.forget(connection)
+        content.dropStaged(connection)
         control[connection] = []
         channels[connection] = nil
         gauge.connectionsClosed.add(1, ordering: .relaxed)
@@ -220,6 +224,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     /// Performs the shard's orders in order. Ranges are places in `content.incoming`.
     mutating func perform() {
+        for position in 0..<output.staged.count { content.stage(output.staged[position]) }
         for position in 0..<output.actions.count {
             switch output.actions[position] {
             case .enqueueTokens(let stream, let headerWord, let streamID, let start, let count):

@@ -16,6 +16,8 @@ struct ContentStore: ~Copyable {
     /// By client stream.
     private var bodies: [ChunkQueue] = []
     private var answers: [ChunkQueue] = []
+    /// By connection: whole TOKENS frames of its next records.
+    private var staged: [ChunkQueue]
     /// By supplier stream: the body that it sends. Not owned: the client's end releases it.
     private var boundBodies: [ChunkQueue] = []
     /// The body of the `open` that is being performed.
@@ -40,6 +42,7 @@ struct ContentStore: ~Copyable {
         self.outgoing = outgoing
         parcels = [ChunkQueue](repeating: ChunkQueue(), count: shardCount)
         kept = [ChunkQueue](repeating: ChunkQueue(), count: limits.connections)
+        staged = [ChunkQueue](repeating: ChunkQueue(), count: limits.connections)
         reassemblyFreeBytes = limits.reassemblyArenaBytes / shardCount
     }
 
@@ -133,6 +136,32 @@ struct ContentStore: ~Copyable {
         return SealedTokens(
             bytes: taken.bytes, payloadBytes: taken.payloadBytes, tokens: taken.tokens,
             reasoningTokens: taken.reasoningTokens)
+    }
+
+    // MARK: Staged frames
+
+    mutating func stage(_ frame: StagedFrame) {
+        let start = Int(frame.start)
+        let count = Int(UInt32(truncatingIfNeeded: frame.headerWord))
+        let isStored = arena.appendFrame(
+            FrameHeaderWords(first: frame.headerWord, stream: frame.stream),
+            payload: start..<start + count, of: incoming, to: &staged[Int(frame.connection)])
+        precondition(isStored, "an answer within its reserve does not fit")
+    }
+
+    /// Whether frames wait for the connection's next record.
+    func hasStaged(_ connection: Int) -> Bool { !staged[connection].isEmpty }
+
+    /// Moves whole frames to the front of the outgoing record; returns their bytes.
+    mutating func takeStaged(_ connection: Int) -> Int {
+        guard !staged[connection].isEmpty else { return 0 }
+        return arena.takeFrames(
+            from: &staged[connection], atMostBytes: Self.outgoingBytes, into: &outgoing, at: 0
+        ).bytes
+    }
+
+    mutating func dropStaged(_ connection: Int) {
+        arena.release(&staged[connection])
     }
 
     // MARK: Parcels

@@ -12,7 +12,7 @@ struct DispatchSeat: ~Copyable {
     private var output = DispatcherOutput()
     private let links: ShardLinks
     /// By shard. Answers to the shard of this thread go to `ownMessages` instead.
-    private let outlets: [Outlet<ShardMessage>]
+    private var outlets: [Outlet<ShardMessage>]
     private let ownShard: UInt16?
     /// Answers for the shard of this thread, oldest first.
     private var ownMessages: [ShardMessage] = []
@@ -40,7 +40,7 @@ struct DispatchSeat: ~Copyable {
     }
 
     /// Whether another shard waits for an answer.
-    var hasRequests: Bool { !links.requests.allSatisfy(\.isEmpty) }
+    var hasRequests: Bool { links.requests.contains { !$0.isEmpty } }
 
     /// Answers that found no room in a queue.
     var hasWaiting: Bool { outlets.contains { $0.waitingCount > 0 } }
@@ -94,8 +94,8 @@ struct DispatchSeat: ~Copyable {
     }
 
     /// Ends a turn: what was said is shown to the shards.
-    func flush() {
-        for outlet in outlets { outlet.flush() }
+    mutating func flush() {
+        for shard in outlets.indices { outlets[shard].flush() }
     }
 
     /// What has time: credentials that changed, numbers for operators, slow clocks.

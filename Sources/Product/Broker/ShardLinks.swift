@@ -100,11 +100,13 @@ final class ShardLinks: Sendable {
 
 /// The producer's end of a queue to another thread. What finds no room waits here, in order, so
 /// that no thread ever waits for another. Owned by the producer's thread.
-final class Outlet<Element: Sendable> {
+struct Outlet<Element: Sendable> {
     private let queue: SPSCQueue<Element>
     private let gauge: ThreadGauge
     private var waiting: [Element] = []
     private var waitingFirst = 0
+    /// Something was pushed and not shown.
+    private var hasNews = false
 
     init(_ queue: SPSCQueue<Element>, to gauge: ThreadGauge) {
         self.queue = queue
@@ -114,13 +116,18 @@ final class Outlet<Element: Sendable> {
     /// Elements that found no room.
     var waitingCount: Int { waiting.count - waitingFirst }
 
-    func send(_ element: Element) {
-        if waitingCount == 0, queue.push(element) { return }
-        waiting.append(element)
+    mutating func send(_ element: Element) {
+        if waitingCount == 0, queue.push(element) {
+            hasNews = true
+        } else {
+            waiting.append(element)
+        }
     }
 
     /// Shows what was sent, and wakes the consumer if there is something new.
-    func flush() {
+    mutating func flush() {
+        guard hasNews || !waiting.isEmpty else { return }
+        hasNews = false
         while waitingFirst < waiting.count, queue.push(waiting[waitingFirst]) {
             waitingFirst += 1
         }

@@ -21,6 +21,8 @@ final class InMemoryShard {
         var isOpen = false
         /// The start of a frame whose end has not arrived.
         var kept: [UInt8] = []
+        /// TOKENS frames that wait to be sealed before anything else.
+        var staged: [[UInt8]] = []
         /// Control frames that wait to be sealed.
         var control: [UInt8] = []
         /// Sealed and not yet taken by the network.
@@ -127,6 +129,7 @@ final class InMemoryShard {
         lines[index].outbox.removeFirst(count)
         guard lines[index].closingSinceUs == nil else { return bytes }
         machine.sendProgressed(connection, nowUs: nowUs, out: &output)
+        tellSealRoom(connection)
         return bytes
     }
 
@@ -206,6 +209,7 @@ final class InMemoryShard {
 
     /// Performs the core's orders in order. Ranges are places in `chunk`.
     func perform(on chunk: [UInt8]) {
+        for frame in output.staged { stage(frame, chunk) }
         for position in 0..<output.actions.count where !files.instance.isDead {
             switch output.actions[position] {
             case .enqueueTokens(let stream, let headerWord, let streamID, let start, let count):
@@ -303,6 +307,15 @@ final class InMemoryShard {
         answerBytesHeld += header.frameBytes
     }
 
+    private func stage(_ frame: StagedFrame, _ chunk: [UInt8]) {
+        let header = Self.tokensHeader(frame.headerWord, frame.stream)
+        var bytes: [UInt8] = []
+        header.encode(into: &bytes)
+        let start = Int(frame.start)
+        bytes += chunk[start..<start + Int(header.payloadBytes)]
+        lines[Int(frame.connection)].staged.append(bytes)
+    }
+
     private func dropAnswer(_ stream: UInt32) {
         answerBytesHeld -= answers[Int(stream)].reduce(0) { $0 + $1.header.frameBytes }
         answers[Int(stream)] = []
@@ -313,6 +326,25 @@ final class InMemoryShard {
     /// Seals what every connection with something to say can take now. `settle` lets the
     /// dispatcher answer before a record is closed, where it is on the same thread.
     func send(settle: () -> Void) {
+        machine.commitStaged(nowUs: nowUs, out: &output)
+        perform(on: [])
+        sendDirty(settle)
+        sealClosing()
+        machine.creditStaged(nowUs: nowUs, out: &output)
+        perform(on: [])
+        sendDirty(settle)
+        sealClosing()
+    }
+
+    private func sealClosing() {
+        for index in lines.indices where lines[index].closingSinceUs != nil {
+            // ERROR is control; beside it, what was staged is delivered.
+            let staged = takeStaged(UInt32(index), spaceBytes: .max)
+            seal(UInt32(index), staged + takeControl(UInt32(index), spaceBytes: .max))
+        }
+    }
+
+    private func sendDirty(_ settle: () -> Void) {
         var position = 0
         while !files.instance.isDead, position < output.dirty.count {
             let connection = output.dirty[position]
@@ -321,10 +353,6 @@ final class InMemoryShard {
             if lines[Int(connection)].isOpen { send(on: connection, settle) }
         }
         output.dirty.removeAll(keepingCapacity: true)
-        for index in lines.indices where lines[index].closingSinceUs != nil {
-            // ERROR is control; nothing else of a closing connection is sealed.
-            seal(UInt32(index), takeControl(UInt32(index), spaceBytes: .max))
-        }
     }
 
     private func send(
@@ -336,9 +364,15 @@ final class InMemoryShard {
                 return machine.sendBlocked(connection, nowUs: nowUs)
             }
             let record = fillRecord(connection, settle)
-            guard !record.isEmpty else { return }
+            guard !record.isEmpty else { break }
             if !files.instance.isDead { seal(connection, record) }
         }
+        tellSealRoom(connection)
+    }
+
+    private func tellSealRoom(_ connection: UInt32) {
+        let room = socketBytes - lines[Int(connection)].outbox.count
+        machine.sealRoom(connection, byteCount: max(0, room))
     }
 
     private func seal(_ connection: UInt32, _ record: [UInt8]) {
@@ -347,12 +381,14 @@ final class InMemoryShard {
         files.note(globalNumber(connection), record)
     }
 
-    /// One record of control frames, then data. An end that becomes known while its last data is
+    /// One record of what was staged, then control frames, then data. An end that becomes known while its last data is
     /// taken joins the same record.
     private func fillRecord(
         _ connection: UInt32, _ settle: () -> Void
     ) -> [UInt8] {
-        var record = takeControl(connection, spaceBytes: Self.recordBytes)
+        var record = takeStaged(connection, spaceBytes: Self.recordBytes)
+        guard lines[Int(connection)].staged.isEmpty else { return record }
+        record += takeControl(connection, spaceBytes: Self.recordBytes - record.count)
         while !files.instance.isDead {
             let space = Self.recordBytes - record.count
             switch machine.nextSegment(
@@ -382,6 +418,19 @@ final class InMemoryShard {
             precondition(record.count <= Self.recordBytes, "a record of more than 16 KiB")
         }
         return record
+    }
+
+    private func takeStaged(_ connection: UInt32, spaceBytes: Int) -> [UInt8] {
+        var bytes: [UInt8] = []
+        var count = 0
+        for frame in lines[Int(connection)].staged {
+            guard frame.count <= spaceBytes - bytes.count else { break }
+            bytes += frame
+            count += 1
+        }
+        lines[Int(connection)].staged.removeFirst(count)
+        if count > 0 { machine.sealedStaged(connection, byteCount: bytes.count) }
+        return bytes
     }
 
     private func takeControl(_ connection: UInt32, spaceBytes: Int) -> [UInt8] {

@@ -42,6 +42,9 @@ package struct Connection {
 
     /// Streams with data to send, oldest first.
     var ready = ReadyList()
+    /// Client: TOKENS bytes that may still be staged, and those that are and wait for their seal.
+    var stagingFreeBytes: UInt32 = 0
+    var stagedBytes: UInt32 = 0
     /// Control bytes that were handed to the shell and not yet sealed.
     var controlBytes = 0
     /// The shell was told that there is something to send.

@@ -110,6 +110,7 @@ extension ShardMachine {
     mutating func report(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
         let index = Int(client)
         precondition(!clients[index].isBound, "reported with a supplier bound")
+        commitStaged(client, nowUs: nowUs, out: &out)
         guard let ending = clients[index].ending else {
             preconditionFailure("reported without an ending")
         }

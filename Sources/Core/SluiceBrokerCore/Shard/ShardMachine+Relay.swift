@@ -114,19 +114,29 @@ extension ShardMachine {
         }
     }
 
-    /// A TOKENS frame joins its client's queue. `header` has its flags and tokens as they are
-    /// forwarded; its stream is not looked at.
+    /// A TOKENS frame goes into its connection's next record, or joins its client's queue. `header`
+    /// has its flags and tokens as they are forwarded; its stream is not looked at.
     mutating func enqueue(
         _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
         out: inout ShardOutput
     ) {
-        let enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
-        out.actions.append(
-            .enqueueTokens(
-                stream: client, headerWord: header.firstWord, streamID: enqueued.id.rawValue,
-                start: UInt32(truncatingIfNeeded: place.lowerBound),
-                count: header.payloadBytes))
-        if !enqueued.isReady { makeReady(client: client, out: &out) }
+        let enqueued: ClientStream.Enqueued
+        if stage(header, of: client, out: &out) {
+            enqueued = clients[Int(client)].stage(header)
+            out.staged.append(
+                StagedFrame(
+                    headerWord: header.firstWord, stream: enqueued.id.rawValue,
+                    connection: clients[Int(client)].connection,
+                    start: UInt32(truncatingIfNeeded: place.lowerBound)))
+        } else {
+            enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
+            out.actions.append(
+                .enqueueTokens(
+                    stream: client, headerWord: header.firstWord, streamID: enqueued.id.rawValue,
+                    start: UInt32(truncatingIfNeeded: place.lowerBound),
+                    count: header.payloadBytes))
+            if !enqueued.isReady { makeReady(client: client, out: &out) }
+        }
         if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
             refreshStarvation(client, nowMs: nowUs / 1_000)
         }

@@ -29,6 +29,10 @@ package struct ShardMachine: ~Copyable {
     var streamTimers: TimerWheel
     var supplierTimers: TimerWheel
     var expired: [UInt32] = []
+    /// Connections that may still begin to stage.
+    var stagingFreeConnections: Int
+    /// Client streams with staged frames that are not in their books yet.
+    var staging: [UInt32] = []
     /// GO-AWAY was sent; no new task is taken.
     package internal(set) var isDraining = false
     var drainDeadlineMs: UInt64 = .max
@@ -46,6 +50,7 @@ package struct ShardMachine: ~Copyable {
         self.index = index
         self.shardCount = shardCount
         landingFreeBytes = limits.landingArenaBytes
+        stagingFreeConnections = limits.stagingConnections
         self.instance = instance
         connections = [Connection](repeating: Connection(), count: limits.connections)
         connectionTimers = TimerWheel(nowMs: nowUs / 1_000)
@@ -101,6 +106,7 @@ package struct ShardMachine: ~Copyable {
             case .supplier: supplierStreamLost(stream, nowUs: nowUs, out: &out)
             }
         }
+        if connections[slot].stagedBytes > 0 { stagingFreeConnections += 1 }
         let generation = connections[slot].generation
         connections[slot] = Connection()
         connections[slot].generation = generation
@@ -161,6 +167,8 @@ package struct ShardMachine: ~Copyable {
             out.requests.append(.withdrawAll(reference(connection)))
         }
         connections[slot].phase = .closing
+        // ERROR is its last frame: nothing is staged behind it [L4].
+        connections[slot].stagingFreeBytes = 0
         connectionTimers.cancel(connection)
         out.actions.append(.close(connection: connection, afterSending: afterSending))
     }
@@ -173,9 +181,13 @@ package struct ShardMachine: ~Copyable {
 
     /// True while `reference` names the connection that is there now.
     func isCurrent(_ reference: ConnectionRef) -> Bool {
-        let connection = connections[Int(reference.index)]
-        return connection.generation == reference.generation && connection.phase != .closed
-            && connection.phase != .closing
+        // Field by field: a copy of the whole would count references.
+        let index = Int(reference.index)
+        guard connections[index].generation == reference.generation else { return false }
+        return switch connections[index].phase {
+        case .closed, .closing: false
+        case .handshaking, .awaitingHello, .authenticating, .open: true
+        }
     }
 
     // MARK: Sending
@@ -217,6 +229,7 @@ package struct ShardMachine: ~Copyable {
     /// The shell could not seal all there is: the socket is full.
     package mutating func sendBlocked(_ connection: UInt32, nowUs: UInt64) {
         let slot = Int(connection)
+        connections[slot].stagingFreeBytes = 0
         guard connections[slot].waitingSinceMs == nil, connections[slot].phase == .open else {
             return
         }
@@ -226,6 +239,7 @@ package struct ShardMachine: ~Copyable {
 
     package func hasWaiting(_ connection: UInt32) -> Bool {
         connections[Int(connection)].controlBytes > 0
+            || connections[Int(connection)].stagedBytes > 0
             || !connections[Int(connection)].ready.isEmpty
     }
 
@@ -305,9 +319,10 @@ package struct ShardMachine: ~Copyable {
 
     /// When an open connection must next be looked at.
     private func connectionDueMs(_ connection: UInt32) -> UInt64 {
-        let state = connections[Int(connection)]
-        let silence = state.lastReceivedMs + limits.keepAliveMs * (state.pingOutstanding ? 2 : 1)
-        guard let since = state.waitingSinceMs else { return silence }
+        let index = Int(connection)
+        let patience = limits.keepAliveMs * (connections[index].pingOutstanding ? 2 : 1)
+        let silence = connections[index].lastReceivedMs + patience
+        guard let since = connections[index].waitingSinceMs else { return silence }
         return min(silence, since + limits.stalledMs)
     }
 
@@ -352,8 +367,12 @@ package struct ShardMachine: ~Copyable {
     }
 
     func isCurrent(_ reference: StreamRef) -> Bool {
-        let stream = clients[Int(reference.index)]
-        return stream.generation == reference.generation && stream.phase != .idle
+        let index = Int(reference.index)
+        guard clients[index].generation == reference.generation else { return false }
+        return switch clients[index].phase {
+        case .idle: false
+        default: true
+        }
     }
 
     func reference(ofStream stream: UInt32) -> StreamRef {

@@ -37,9 +37,20 @@ package enum ShardAction {
     case close(connection: UInt32, afterSending: Bool)
 }
 
+/// A TOKENS frame that goes behind what is staged for its client's connection. Its payload, of the
+/// length in `headerWord`, begins at `start` of the span that the call was given.
+package struct StagedFrame {
+    package let headerWord: UInt64
+    package let stream: UInt32
+    package let connection: UInt32
+    package let start: UInt32
+}
+
 /// What a shard call leaves to be done, in order.
 package struct ShardOutput: ~Copyable {
     package var actions: [ShardAction] = []
+    /// Independent of `actions`: no order touches what another stages.
+    package var staged: [StagedFrame] = []
     package var requests: [DispatchRequest] = []
     /// What `relay` actions name; forgotten with them.
     package var relayed: [RelayMessage] = []
@@ -48,12 +59,14 @@ package struct ShardOutput: ~Copyable {
 
     /// Every action is performed.
     package mutating func removeActions() {
-        actions.removeAll(keepingCapacity: true)
-        relayed.removeAll(keepingCapacity: true)
+        if !actions.isEmpty { actions.removeAll(keepingCapacity: true) }
+        if !staged.isEmpty { staged.removeAll(keepingCapacity: true) }
+        if !relayed.isEmpty { relayed.removeAll(keepingCapacity: true) }
     }
 
     package init() {
         actions.reserveCapacity(1_024)
+        staged.reserveCapacity(1_024)
         relayed.reserveCapacity(64)
         requests.reserveCapacity(256)
         dirty.reserveCapacity(256)

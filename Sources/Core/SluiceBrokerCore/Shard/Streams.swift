@@ -23,6 +23,8 @@ package struct ClientStream {
     // What every TOKENS frame touches stands together, so that it shares a cache line.
     package internal(set) var phase: Phase = .idle
     var isReady = false
+    /// In the shard's list of streams with staged frames.
+    var isStaging = false
     var id = StreamID.connection
     package internal(set) var generation: UInt32 = 0
     /// `noIndex` once the client's connection is gone.
@@ -39,6 +41,10 @@ package struct ClientStream {
     var sealedBytes: UInt64 = 0
     /// The limit that the supplier's end was told last.
     var limitToldBytes: UInt64 = 0
+    /// The part of `sealedBytes` whose record is not sealed yet.
+    var stagedBytes: UInt64 = 0
+    /// Delivered, and not yet told to the open-task table.
+    var staged = SealedTokens.none
 
     /// Known once admitted.
     var task: TaskIndex = noIndex
@@ -78,6 +84,8 @@ package struct ClientStream {
     }
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
+    /// Something of the answer was forwarded, and nothing waits.
+    var canStage: Bool { sealedBytes > 0 && sealedBytes == enqueuedBytes }
 
     /// What the shard needs to know of a stream that a frame was just put into.
     struct Enqueued {
@@ -95,9 +103,23 @@ package struct ClientStream {
             creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
     }
 
+    /// Counts a frame that is staged: it cannot be taken back, so it is delivered. One call, so
+    /// that the table is entered once.
+    mutating func stage(_ header: FrameHeader) -> Enqueued {
+        sealedBytes += UInt64(header.frameBytes)
+        stagedBytes += UInt64(header.frameBytes)
+        staged.bytes += header.frameBytes
+        staged.payloadBytes += Int(header.payloadBytes)
+        staged.tokens += UInt64(header.tokens)
+        if header.flags.contains(.reasoning) { staged.reasoningTokens += UInt64(header.tokens) }
+        return enqueue(UInt64(header.frameBytes))
+    }
+
     /// What the supplier may send in all: never more than the client takes, never more than the
     /// reserve beyond what left towards the client.
-    var supplierLimitBytes: UInt64 { min(clientLimitBytes, sealedBytes + UInt64(reserveBytes)) }
+    var supplierLimitBytes: UInt64 {
+        min(clientLimitBytes, sealedBytes - stagedBytes + UInt64(reserveBytes))
+    }
 }
 
 /// One task at its supplier's shard.
@@ -172,8 +194,11 @@ package enum SendSegment {
     case needsSpace
 }
 
-/// What `takeFrames` moved out of a queue of TOKENS frames.
+/// TOKENS that are, or are about to be, in a client's record.
 package struct SealedTokens: Equatable, Sendable {
+    package static let none = SealedTokens(
+        bytes: 0, payloadBytes: 0, tokens: 0, reasoningTokens: 0)
+
     package var bytes: Int
     package var payloadBytes: Int
     package var tokens: UInt64
