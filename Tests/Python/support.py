@@ -25,6 +25,8 @@ KEY = "sk-" + "0123456789abcdef" * 4
 OTHER_KEY = "sk-" + "fedcba9876543210" * 4
 REVOKED_KEY = "sk-" + "00000000ffffffff" * 4
 EXPIRED_KEY = "sk-" + "ffffffff00000000" * 4
+# Keys of accounts of their own, for loads that one account may not have.
+LOAD_KEYS = [f"sk-load-{number}" + "0123456789abcdef" * 3 for number in range(8)]
 TOKENS = [f"st-{number}" + "0123456789abcdef" * 4 for number in range(4)]
 _CLIENT, _SUPPLIER, _REVOKED = 1, 2, 1
 
@@ -65,6 +67,7 @@ def write_directory(folder: pathlib.Path) -> None:
     folder.mkdir(mode=0o700)
     rows = [(_CLIENT, 0, KEY, 1, 0, 0), (_CLIENT, 0, OTHER_KEY, 2, 0, 0),
             (_CLIENT, _REVOKED, REVOKED_KEY, 1, 0, 0), (_CLIENT, 0, EXPIRED_KEY, 1, 1_000, 0)]
+    rows += [(_CLIENT, 0, key, 11 + number, 0, 0) for number, key in enumerate(LOAD_KEYS)]
     rows += [(_SUPPLIER, 0, token, 100 + number, 0, 100 + number)
              for number, token in enumerate(TOKENS)]
     entries = b"".join(

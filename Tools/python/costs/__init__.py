@@ -1,1 +1,1 @@
-"""What the broker spends on a frame and on a task, in counts that no load of the machine changes."""
+"""What the broker spends on a frame and on a task: counts that no load of the machine changes."""

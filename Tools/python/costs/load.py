@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,14 +23,14 @@ class Place(NamedTuple):
     host: str
     port: int
     ca_file: str
-    key: str
+    keys: list[str]
     token: str
 
 
 class Peer:
     """One connection after its handshake."""
 
-    def __init__(self, place: Place, role: Role) -> None:
+    def __init__(self, place: Place, role: Role, number: int = 0) -> None:
         tls = ssl.create_default_context(cafile=place.ca_file)
         tls.set_alpn_protocols([ALPN])
         raw = socket.create_connection((place.host, place.port), _PATIENCE_SECONDS)
@@ -40,77 +41,126 @@ class Peer:
         client = role == Role.CLIENT
         self.send(wire.pack(wire.Hello(
             role, credential_kind=1 if client else 2,
-            credential=(place.key if client else place.token).encode(),
+            credential=(place.keys[number % len(place.keys)] if client else place.token).encode(),
             body_credit=0 if client else 1 << 20)))
-        self.take(1, Kind.WELCOME)
+        collect([self], 1, Kind.WELCOME)
 
     def send(self, data: bytes) -> None:
         """In one write: one record for each 16 KiB."""
         self._socket.sendall(data)
 
-    def take(self, count: int, kind: Kind) -> list[wire.Header]:
-        """Reads until so many frames of this kind have come."""
-        found: list[wire.Header] = []
-        while len(found) < count:
+    def fileno(self) -> int:
+        """For select."""
+        return self._socket.fileno()
+
+    def read(self, kind: Kind) -> list[int]:
+        """The streams of the frames of this kind among what has come; waits for something."""
+        found: list[int] = []
+        while True:
             data = self._socket.recv(65_536)
             if not data:
                 raise ConnectionError("the broker closed the connection")
-            for header, _ in self._decoder.feed(data):
+            for header, payload in self._decoder.feed(data):
                 if header.kind == Kind.PING:
-                    raise TimeoutError("the broker sent a PING: a round took too long")
+                    self.send(wire.Header(len(payload), Kind.PONG, 0, 0, 0).pack() + payload)
                 if header.kind == kind:
-                    found.append(header)
-        return found
+                    found.append(header.stream)
+            if self._socket.pending() == 0:
+                return found
 
     def close(self) -> None:
         """At once."""
         self._socket.close()
 
 
+def collect(peers: list[Peer], count: int, kind: Kind) -> list[list[int]]:
+    """Waits for so many frames of this kind at all peers together; their streams by peer."""
+    found: list[list[int]] = [[] for _ in peers]
+    places = {peer: place for place, peer in enumerate(peers)}
+    waiter = selectors.DefaultSelector()
+    for peer in peers:
+        waiter.register(peer, selectors.EVENT_READ)
+    with waiter:
+        while count > 0:
+            ready = waiter.select(_PATIENCE_SECONDS)
+            if not ready:
+                raise TimeoutError(f"{count} frames {kind.name} are missing")
+            for key, _ in ready:
+                streams = key.fileobj.read(kind)  # type: ignore[union-attr]
+                found[places[key.fileobj]] += streams  # type: ignore[index]
+                count -= len(streams)
+    return found
+
+
 class Rig:
-    """One supplier, some clients, and the tasks between them."""
+    """Suppliers, clients, and the tasks between them."""
 
-    def __init__(self, place: Place, clients: int) -> None:
-        self.supplier = Peer(place, Role.SUPPLIER)
-        self.supplier.send(wire.pack(wire.Offer(1, _MODEL)) + wire.pack(wire.Grant(1, 1_024)))
-        self.clients = [Peer(place, Role.CLIENT) for _ in range(clients)]
-        self._frame = b""
+    def __init__(self, place: Place, clients: int, suppliers: int = 1, offers: int = 1,
+                 slots: int = 1_024) -> None:
+        self.suppliers = [Peer(place, Role.SUPPLIER) for _ in range(suppliers)]
+        self._slots = suppliers * offers * slots
+        for supplier in self.suppliers:
+            supplier.send(b"".join(
+                wire.pack(wire.Offer(offer, _MODEL)) + wire.pack(wire.Grant(offer, slots))
+                for offer in range(1, offers + 1)))
+        self.clients = [Peer(place, Role.CLIENT, number) for number in range(clients)]
 
-    def submit(self, tasks: int) -> list[int]:
-        """Every client opens tasks 1…``tasks``; answers their streams at the supplier."""
-        frames = b"".join(
-            wire.pack(wire.Submit(_MODEL, len(_BODY), _BODY, credit=1 << 50), stream)
-            for stream in range(1, tasks + 1))
+    def submit(self, tasks: int) -> None:
+        """Every client opens streams 1…``tasks``."""
+        frames = b"".join(map(_submit, range(1, tasks + 1)))
         for client in self.clients:
             client.send(frames)
-        assigned = self.supplier.take(tasks * len(self.clients), Kind.ASSIGN)
-        return [header.stream for header in assigned]
 
-    def relay(self, streams: list[int], frames: int, rounds: int) -> None:
+    def relay(self, tasks: int, frames: int, rounds: int) -> None:
         """In each round ``frames`` TOKENS on every stream, and back before the next."""
-        burst = b"".join(wire.pack(wire.Tokens(_PAYLOAD), stream, tokens=1)
-                         for _ in range(frames) for stream in streams)
-        each = frames * len(streams) // len(self.clients)
+        self.submit(tasks)
+        total = tasks * len(self.clients)
+        bursts = [b"".join(wire.pack(wire.Tokens(_PAYLOAD), stream, tokens=1)
+                           for _ in range(frames) for stream in own)
+                  for own in collect(self.suppliers, total, Kind.ASSIGN)]
         for _ in range(rounds):
-            self.supplier.send(burst)
-            for client in self.clients:
-                client.take(each, Kind.TOKENS)
+            for supplier, burst in zip(self.suppliers, bursts):
+                supplier.send(burst)
+            collect(self.clients, frames * total, Kind.TOKENS)
 
     def answer(self, tasks: int, rounds: int) -> None:
         """In each round every client has ``tasks`` tasks of one token."""
+        total = tasks * len(self.clients)
         for _ in range(rounds):
-            streams = self.submit(tasks)
-            self.supplier.send(b"".join(
-                wire.pack(wire.Started(50), stream)
-                + wire.pack(wire.Tokens(_PAYLOAD), stream, tokens=1)
-                + wire.pack(wire.End(0, output_tokens=1), stream) for stream in streams))
-            for client in self.clients:
-                client.take(tasks, Kind.END)
+            self.submit(tasks)
+            assigned = collect(self.suppliers, total, Kind.ASSIGN)
+            for supplier, own in zip(self.suppliers, assigned):
+                supplier.send(b"".join(map(_answer, own)))
+            collect(self.clients, total, Kind.END)
+
+    def match(self, pending: int, rounds: int) -> None:
+        """So many tasks wait, and no slot is free. In each round all that run are answered, each
+        slot takes one of those that wait, and whoever had an answer asks again."""
+        slots = self._slots
+        self.submit((pending + slots) // len(self.clients))
+        running = collect(self.suppliers, slots, Kind.ASSIGN)
+        for _ in range(rounds):
+            for supplier, own in zip(self.suppliers, running):
+                supplier.send(b"".join(map(_answer, own)))
+            running = collect(self.suppliers, slots, Kind.ASSIGN)
+            for client, streams in zip(self.clients, collect(self.clients, slots, Kind.END)):
+                client.send(b"".join(map(_submit, streams)))
 
     def close(self) -> None:
         """All connections."""
-        for peer in (*self.clients, self.supplier):
+        for peer in (*self.clients, *self.suppliers):
             peer.close()
+
+
+def _submit(stream: int) -> bytes:
+    """A task of the one model."""
+    return wire.pack(wire.Submit(_MODEL, len(_BODY), _BODY, credit=1 << 50), stream)
+
+
+def _answer(stream: int) -> bytes:
+    """One token and the end."""
+    return (wire.pack(wire.Started(50), stream) + wire.pack(wire.Tokens(_PAYLOAD), stream, tokens=1)
+            + wire.pack(wire.End(0, output_tokens=1), stream))
 
 
 class Case(NamedTuple):
@@ -124,10 +174,13 @@ class Case(NamedTuple):
     run: Callable[[Rig, int], None]
     #: callgrind runs one thread at a time, and does not see that io_uring waits.
     options: tuple[str, ...] = ("--shards", "1")
+    suppliers: int = 1
+    offers: int = 1
+    slots: int = 1_024
 
 
 def _tokens(streams: int, frames: int) -> Callable[[Rig, int], None]:
-    return lambda rig, rounds: rig.relay(rig.submit(streams), frames, rounds)
+    return lambda rig, rounds: rig.relay(streams, frames, rounds)
 
 
 CASES: dict[str, Case] = {
@@ -141,4 +194,15 @@ CASES: dict[str, Case] = {
     "frame-crossing": Case("frame", 8, 8 * 32 * 4, 40, _tokens(32, 4),
                            ("--shards", "2", "--backend", "epoll")),
     "task": Case("task", 4, 4 * 32, 40, lambda rig, rounds: rig.answer(32, rounds)),
+}
+
+# How costs grow: the same work among ten and a hundred times as much. Too long for every landing.
+GROWTH: dict[str, Case] = {
+    "streams-1000": Case("frame", 8, 1_000, 20, _tokens(125, 1), suppliers=10),
+    "streams-10000": Case("frame", 16, 10_000, 8, _tokens(625, 1), suppliers=10),
+    "match-10-100": Case("task", 2, 10, 80, lambda rig, rounds: rig.match(100, rounds),
+                         suppliers=10, slots=1),
+    # As many as may wait for one model, nearly.
+    "match-1000-4000": Case("task", 8, 1_000, 4, lambda rig, rounds: rig.match(4_000, rounds),
+                            suppliers=10, offers=100, slots=1),
 }

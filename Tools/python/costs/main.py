@@ -43,9 +43,9 @@ def _count(program: str, case: load.Case, rounds: int,
         os.environ["SLUICE_BROKER"] = _wrapper(folder, program)
         broker = support.Broker.start(*case.options)
         try:
-            place = load.Place(broker.host, broker.port, broker.ca_file, support.KEY,
+            place = load.Place(broker.host, broker.port, broker.ca_file, support.LOAD_KEYS,
                                support.TOKENS[0])
-            rig = load.Rig(place, case.clients)
+            rig = load.Rig(place, case.clients, case.suppliers, case.offers, case.slots)
             case.run(rig, rounds)
             rig.close()
             broker.process.send_signal(signal.SIGTERM)
@@ -88,7 +88,9 @@ def _record(found: dict[str, dict[str, float]]) -> None:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="Tools/costs", description=__doc__)
-    parser.add_argument("--case", action="append", choices=load.CASES, help="only this one")
+    cases = load.CASES | load.GROWTH
+    parser.add_argument("--case", action="append", choices=cases, help="only this one")
+    parser.add_argument("--growth", action="store_true", help="how costs grow, a few minutes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--profile", type=pathlib.Path, help="file for callgrind's output")
@@ -102,15 +104,15 @@ def main() -> int:
     limits = json.loads(_LIMITS.read_text()) if _LIMITS.exists() else {}
     found: dict[str, dict[str, float]] = {}
     beyond: list[str] = []
-    for name in options.case or load.CASES:
-        found[name] = measure(program, load.CASES[name], options.profile)
+    for name in options.case or (load.GROWTH if options.growth else load.CASES):
+        found[name] = measure(program, cases[name], options.profile)
         for column, value in found[name].items():
             limit = limits.get(name, {}).get(column)
             if limit is not None and value > limit:
-                beyond.append(f"{name}: {value:g} {column} a {load.CASES[name].unit}, "
+                beyond.append(f"{name}: {value:g} {column} a {cases[name].unit}, "
                               f"limit {limit:g}")
         if not options.json:
-            print(f"note: {name:13}" + "".join(
+            print(f"note: {name:16}" + "".join(
                 f"  {found[name][column]:g} {column}" for column in _COLUMNS), flush=True)
     if options.json:
         print(json.dumps(found))
