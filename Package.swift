@@ -81,6 +81,7 @@ let modules: [Module] = [
     Module(.core, "SluiceWire"),
     Module(.core, "SluiceSession", uses: ["SluiceWire"]),
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
+    Module(.core, "SluiceLedgerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
     Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
 
     Module(.runtime, "LockFree"),
@@ -265,6 +266,9 @@ let testTargets: [Target] = [
     tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    tests(
+        "SluiceLedgerCoreTests", in: "Core",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
     .target(
         name: "RecordTestSupport", path: "Tests/Support/RecordTestSupport",
         swiftSettings: testSettings),
