@@ -87,6 +87,21 @@ func anyPrices(_ random: inout some RandomNumberGenerator) -> PriceList {
             book.consumerPrices(ask: list(11), model: modelName("other"), nowMs: 1) == list(11))
     }
 
+    @Test func theWorkedExampleOfMoneyMdHolds() {
+        let ask = PriceList(input: 200_000, cached: 50_000, output: 600_000, reasoning: 600_000)
+        var book = PriceBook()
+        book.apply(DirectoryFee(basisPoints: 1_000, effectiveFromMs: 0))
+        let consumer = book.consumerPrices(ask: ask, model: model, nowMs: 1)
+        #expect(
+            consumer
+                == PriceList(input: 220_000, cached: 55_000, output: 660_000, reasoning: 660_000))
+        let usage = Usage(
+            inputTokens: 1_203, outputTokens: 87, cachedTokens: 1_000, reasoningTokens: 40)
+        #expect(
+            TaskPrices(ask: ask, consumer: consumer ?? .free).charge(usage, .chat)
+                == TaskCharge(consumerCost: 157, supplierEarning: 143, platformFee: 14))
+    }
+
     @Test func noFeeIsNegativeAndCostIsEarningAndFee() {
         var random = SystemRandomNumberGenerator()
         for _ in 0..<5_000 {
