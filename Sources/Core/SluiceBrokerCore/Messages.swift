@@ -220,6 +220,7 @@ package struct Assignment: Sendable {
     package var dispatches: UInt8
     package var winReason: WinReason
     package var queueUs: UInt32
+    package var operation: TaskOperation
     package var prices: TaskPrices
 }
 

@@ -103,8 +103,8 @@ struct DispatchSeat: ~Copyable {
         guard nowUs - lastPollUs >= 100_000 else { return }
         lastPollUs = nowUs
         do {
-            for entry in try directory.poll() {
-                dispatcher.credentialChanged(entry, wallUs: wallUs, out: &output)
+            for case .credential(let credential) in try directory.poll() {
+                dispatcher.credentialChanged(credential, wallUs: wallUs, out: &output)
             }
         } catch {
             log.event("directory_unreadable")

@@ -52,7 +52,8 @@ struct InstanceJournal: ~Copyable {
         case .assigned(let slot, let assignment):
             let word = OpenTaskSlot.dispatchWord(
                 offerModel: assignment.offerModel, supplyType: assignment.supplyType,
-                dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue)
+                dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue,
+                operation: assignment.operation)
             instance.table.setSupplier(
                 Int(slot), supplier: assignment.supplier, dispatchWord: word,
                 prices: assignment.prices, queueUs: assignment.queueUs)

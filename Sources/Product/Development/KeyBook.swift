@@ -65,15 +65,18 @@ package struct KeyBook: Sendable {
         let nowMs = LocalFileSystem.wallUs() / 1_000
         do {
             let writer = try DirectoryWriter(directory: directory)
-            return writer.entries.contains { $0.digest == digest && $0.isValid(nowMs: nowMs) }
+            return writer.entries.contains { entry in
+                guard case .credential(let credential) = entry else { return false }
+                return credential.digest == digest && credential.isValid(nowMs: nowMs)
+            }
         } catch {
             throw .file(directory, reason: PrivateFile.reason(error))
         }
     }
 
-    private func publish(_ entry: DirectoryEntry) throws {
+    private func publish(_ credential: DirectoryCredential) throws {
         var writer = try DirectoryWriter(directory: directory)
-        try writer.upsert([entry])
+        try writer.upsert([.credential(credential)])
     }
 
     private static func digest(_ bytes: [UInt8]) -> Digest256 {

@@ -10,7 +10,7 @@ package struct IssuedKey: Sendable {
     package let prefix: String
     package let account: UInt64
     /// What the directory was told.
-    package let entry: DirectoryEntry
+    package let entry: DirectoryCredential
 }
 
 /// A key as it is listed.
@@ -35,7 +35,7 @@ extension Store {
     package func issueKey(
         account label: String, role: DirectoryRole, nowUs: UInt64, expiresAtMs: UInt64 = 0,
         concurrentTasksMax: UInt32 = 0, requestsPerMinuteMax: UInt32 = 0,
-        digest: ([UInt8]) -> Digest256, publish: (DirectoryEntry) throws -> Void
+        digest: ([UInt8]) -> Digest256, publish: (DirectoryCredential) throws -> Void
     ) throws(StoreError) -> IssuedKey {
         let secret = Self.makeSecret(role)
         let hash = digest(Array(secret.utf8))
@@ -63,7 +63,7 @@ extension Store {
             try database.execute(
                 sql: "UPDATE access_key SET supplier = ? WHERE id = ?",
                 arguments: [supplier, database.lastInsertedRowID])
-            let entry = DirectoryEntry(
+            let entry = DirectoryCredential(
                 digest: hash, account: unsigned(account), role: role, expiresAtMs: expiresAtMs,
                 concurrentTasksMax: concurrentTasksMax,
                 requestsPerMinuteMax: requestsPerMinuteMax, supplier: unsigned(supplier))
@@ -79,7 +79,7 @@ extension Store {
 
     /// Revokes the key with this prefix, in the store and through `publish` in the directory.
     package func revokeKey(
-        prefix: String, nowUs: UInt64, publish: (DirectoryEntry) throws -> Void
+        prefix: String, nowUs: UInt64, publish: (DirectoryCredential) throws -> Void
     ) throws(StoreError) {
         try write { database in
             let row = try Row.fetchOne(
@@ -94,7 +94,7 @@ extension Store {
             try database.execute(
                 sql: "UPDATE access_key SET revoked_at_us = ? WHERE id = ?",
                 arguments: [signed(nowUs), row[0] as Int64])
-            let entry = DirectoryEntry(
+            let entry = DirectoryCredential(
                 digest: hash, account: unsigned(row[2]), role: role, isRevoked: true,
                 expiresAtMs: unsigned(row[4]), supplier: unsigned(row[5]))
             do {

@@ -34,7 +34,8 @@ package struct InMemoryBroker: ~Copyable {
     /// A new instance that knows these credentials. `seed` decides its jitter, and in which order
     /// several shards run.
     package init(
-        limits: BrokerLimits, instance: consuming InMemoryInstance, credentials: [DirectoryEntry],
+        limits: BrokerLimits, instance: consuming InMemoryInstance,
+        credentials: [DirectoryCredential],
         socketBytes: Int = 65_536, shardCount: Int = 1, dispatcherIsAtShard0: Bool = true,
         seed: UInt64, nowUs: UInt64, wallUs: UInt64
     ) {
@@ -135,7 +136,7 @@ package struct InMemoryBroker: ~Copyable {
     // MARK: Operators
 
     /// A credential was added, changed or revoked.
-    package mutating func credentialChanged(_ entry: DirectoryEntry, wallUs: UInt64) {
+    package mutating func credentialChanged(_ entry: DirectoryCredential, wallUs: UInt64) {
         guard !isDead else { return }
         dispatcher.credentialChanged(entry, wallUs: wallUs, out: &dispatch)
     }

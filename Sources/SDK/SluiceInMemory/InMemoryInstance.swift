@@ -110,11 +110,12 @@ package struct InMemoryInstance: Sendable {
                 slot, .dispatch,
                 OpenTaskSlot.dispatchWord(
                     offerModel: assignment.offerModel, supplyType: assignment.supplyType,
-                    dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue))
-            store(slot, .supplierInputPrice, assignment.prices.supplierInput)
-            store(slot, .supplierOutputPrice, assignment.prices.supplierOutput)
-            store(slot, .consumerInputPrice, assignment.prices.consumerInput)
-            store(slot, .consumerOutputPrice, assignment.prices.consumerOutput)
+                    dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue,
+                    operation: assignment.operation))
+            store(slot, .askInputCached, assignment.prices.ask.firstWord)
+            store(slot, .askOutputReasoning, assignment.prices.ask.secondWord)
+            store(slot, .consumerInputCached, assignment.prices.consumer.firstWord)
+            store(slot, .consumerOutputReasoning, assignment.prices.consumer.secondWord)
         case .ended(let slot, let record):
             store(slot, .endInstance, id)
             store(slot, .endSequence, UInt64(records.count + 1))

@@ -99,7 +99,7 @@ struct DispatchRig: ~Copyable {
         suppliers.append(connection)
         identities.append(identity ?? UInt64(number + 1))
         let digest = Digest256(2, identities[number], 0, 0)
-        let entry = DirectoryEntry(
+        let entry = DirectoryCredential(
             digest: digest, account: 9, role: .supplier, supplier: identities[number])
         dispatcher.credentialChanged(entry, wallUs: nowUs, out: &out)
         send(.authenticate(connection, .supplier, .supplierToken, digest))
@@ -182,7 +182,7 @@ struct DispatchRig: ~Copyable {
         clients[key] = connection
         let digest = Digest256(1, account, 0, 0)
         dispatcher.credentialChanged(
-            DirectoryEntry(digest: digest, account: account, role: .client), wallUs: nowUs,
+            DirectoryCredential(digest: digest, account: account, role: .client), wallUs: nowUs,
             out: &out)
         send(.authenticate(connection, .client, .apiKey, digest))
         return connection

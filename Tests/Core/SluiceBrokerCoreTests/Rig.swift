@@ -20,12 +20,12 @@ struct Rig: ~Copyable {
         limits.connections = 32
         limits.openTasks = min(limits.openTasks, 1_024)
         var credentials = [
-            DirectoryEntry(
+            DirectoryCredential(
                 digest: InMemoryBroker.digest(of: Self.clientKey), account: 7, role: .client)
         ]
         for number in 0..<8 {
             credentials.append(
-                DirectoryEntry(
+                DirectoryCredential(
                     digest: InMemoryBroker.digest(of: Self.token(number)), account: 9,
                     role: .supplier, supplier: UInt64(number + 1)))
         }

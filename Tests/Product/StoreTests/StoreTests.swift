@@ -273,7 +273,7 @@ struct JournalSketch {
 
     @Test func aKeyIsShownOnceAndStoredAsDigestOnly() throws {
         let store = try open()
-        var published: [DirectoryEntry] = []
+        var published: [DirectoryCredential] = []
         let client = try store.issueKey(
             account: "alice", role: .client, nowUs: 5, digest: fakeDigest,
             publish: { published.append($0) })
@@ -328,7 +328,7 @@ struct JournalSketch {
         let store = try open()
         let key = try store.issueKey(
             account: "a", role: .both, nowUs: 1, digest: fakeDigest, publish: { _ in })
-        var published: [DirectoryEntry] = []
+        var published: [DirectoryCredential] = []
         try store.revokeKey(prefix: key.prefix, nowUs: 2, publish: { published.append($0) })
         #expect(published.map(\.digest) == [key.entry.digest])
         #expect(published[0].isRevoked)

@@ -70,8 +70,7 @@ extension Dispatcher {
         }
         let usage = billedUsage(report, maxInputTokens: tasks[index].terms.maxInputTokens)
         let charge =
-            tasks[index].prices.charge(
-                inputTokens: usage.inputTokens, outputTokens: usage.outputTokens) ?? .none
+            tasks[index].prices.charge(usage, tasks[index].terms.operation) ?? .none
         let record = EndedRecord(
             task: TaskID(instance: instance, counter: tasks[index].counter),
             status: report.status, code: report.code,

@@ -220,7 +220,7 @@ extension Dispatcher {
                     supplier: tasks[index].supplierIdentity, offerModel: tasks[index].model,
                     supplyType: offers[Int(offer)].supplyType, dispatches: tasks[index].dispatches,
                     winReason: reason, queueUs: tasks[index].queueUs,
-                    prices: tasks[index].prices)))
+                    operation: tasks[index].terms.operation, prices: tasks[index].prices)))
         out.messages.append(
             .assign(
                 tasks[index].stream, suppliers[supplier].connection, offers[Int(offer)].id,

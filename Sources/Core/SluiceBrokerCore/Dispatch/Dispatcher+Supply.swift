@@ -10,6 +10,7 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         let index = Int(supplier)
         guard suppliers[index].offers.count < WireLimits.offersMax,
+            let ask = PriceList(frame.prices),
             !isTaken(supplier, frame.offer), !idleOffers.isEmpty || offers.count < limits.offers,
             let model = intern(
                 frame.model, identity: identities[Int(suppliers[index].identity)].number,
@@ -27,7 +28,8 @@ extension Dispatcher {
         offer.speed = SpeedEstimate(prior: models[Int(model)].speed)
         offer.id = frame.offer
         offer.supplyType = frame.supplyType
-        offer.prices = Self.prices(frame.prices)
+        // The ask, frozen for its tasks [S12]. The client pays it without a fee.
+        offer.prices = TaskPrices(ask: ask, consumer: ask)
         offer.price = PriceSteps(frame.prices)
         offer.standing = OfferNode(frame, shard: connection.shard)
         let position: UInt32
@@ -113,15 +115,6 @@ extension Dispatcher {
     mutating func removeOffer(_ offer: UInt32, nowUs: UInt64) {
         if !offers[Int(offer)].isWithdrawn { unlist(offer, nowUs: nowUs) }
         release(offer: offer)
-    }
-
-    /// The ask of an offer, frozen for its tasks [S12]. The client pays it without a fee.
-    private static func prices(_ ask: TokenPrices) -> TaskPrices {
-        let input = UInt64(ask.input.rawValue)
-        let output = UInt64(ask.output.rawValue)
-        return TaskPrices(
-            supplierInput: input, supplierOutput: output, consumerInput: input,
-            consumerOutput: output)
     }
 
     /// Tasks of its model may be matched to it from now on.

@@ -12,7 +12,7 @@ package struct Dispatcher: ~Copyable {
     package internal(set) var counters = DispatchCounters()
 
     /// Credentials by the digest of their secret.
-    var credentials: [Digest256: DirectoryEntry] = [:]
+    var credentials: [Digest256: DirectoryCredential] = [:]
     /// By shard, then connection index.
     var peers: [[Peer]] = []
     var accounts: [Account] = []
@@ -150,7 +150,7 @@ package struct Dispatcher: ~Copyable {
 
     /// A credential was added, changed or revoked. A revoked one ends its connections.
     package mutating func credentialChanged(
-        _ entry: DirectoryEntry, wallUs: UInt64, out: inout DispatcherOutput
+        _ entry: DirectoryCredential, wallUs: UInt64, out: inout DispatcherOutput
     ) {
         credentials[entry.digest] = entry
         guard !entry.isValid(nowMs: wallUs / 1_000) else { return }
