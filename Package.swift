@@ -113,7 +113,12 @@ let modules: [Module] = [
             "SluiceInMemory", "SluiceTransport", "SluiceClient", "SluiceSupplier",
         ]),
 
-    Module(.product, "Store", uses: ["SluiceWire", "SluiceRecordFormat"], packages: [grdb]),
+    Module(
+        .product, "Store",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "PostgresConnection",
+            "SQLiteBinding",
+        ], packages: [grdb]),
     Module(
         .product, "Sidecar",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "LinuxIO", "Store"]),
@@ -143,7 +148,7 @@ let modules: [Module] = [
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
+        .command, "sluice-sidecar", uses: ["Store", "Sidecar"], packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),

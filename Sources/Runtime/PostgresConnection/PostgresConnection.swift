@@ -157,10 +157,10 @@ import Glibc
 
     // MARK: Transactions
 
-    /// Begins a transaction.
-    package func begin() throws(PostgresError) {
+    /// Begins a transaction, with BEGIN and what may follow it.
+    package func begin(_ sql: String = "BEGIN") throws(PostgresError) {
         precondition(!isInTransaction)
-        try run("BEGIN")
+        try run(sql)
         isInTransaction = true
     }
 
@@ -290,7 +290,8 @@ import Glibc
             case PGRES_POLLING_OK: return
             default:
                 // The server answered and said no, or nobody answered.
-                let wasAnswered = unsafe PQconnectionNeedsPassword(connection) == 1
+                let wasAnswered =
+                    unsafe PQconnectionNeedsPassword(connection) == 1
                     || PQconnectionUsedPassword(connection) == 1
                 throw wasAnswered ? .refused : .unreachable
             }

@@ -72,27 +72,37 @@ package struct PostgresRows: Sendable {
 
     /// Appends whole rows, one after the other: `values.count` is a multiple of `columnCount`.
     package mutating func append(_ values: Span<Int64>) {
-        precondition(values.count.isMultiple(of: columnCount))
+        append(values, width: columnCount, firstNumber: nil)
+    }
+
+    /// The same for rows that lack their first column: it is their number, from `first` on.
+    package mutating func append(_ values: Span<Int64>, numberedFrom first: Int64) {
+        append(values, width: columnCount - 1, firstNumber: first)
+    }
+
+    private mutating func append(_ values: Span<Int64>, width: Int, firstNumber: Int64?) {
+        precondition(width > 0 && values.count.isMultiple(of: width))
         let rowBytes = 2 + 12 * columnCount
-        let rowCount = values.count / columnCount
+        let rowCount = values.count / width
         let start = bytes.count
         bytes.append(contentsOf: repeatElement(0, count: rowCount * rowBytes))
-        // SAFETY: `target` covers the array; every store lies in the `rowCount * rowBytes` bytes
-        // that were just appended.
         unsafe bytes.withUnsafeMutableBytes { target in
             var offset = start
+            // SAFETY: `target` covers the array; every store lies in the `rowCount * rowBytes`
+            // bytes that were just appended: per row 2 and 12 for each of `columnCount` columns.
+            func store(_ value: Int64) {
+                unsafe target.storeBytes(
+                    of: UInt32(8).bigEndian, toByteOffset: offset, as: UInt32.self)
+                unsafe target.storeBytes(
+                    of: value.bigEndian, toByteOffset: offset + 4, as: Int64.self)
+                offset += 12
+            }
             for row in 0..<rowCount {
                 unsafe target.storeBytes(
                     of: UInt16(columnCount).bigEndian, toByteOffset: offset, as: UInt16.self)
                 offset += 2
-                for column in 0..<columnCount {
-                    unsafe target.storeBytes(
-                        of: UInt32(8).bigEndian, toByteOffset: offset, as: UInt32.self)
-                    unsafe target.storeBytes(
-                        of: values[row * columnCount + column].bigEndian,
-                        toByteOffset: offset + 4, as: Int64.self)
-                    offset += 12
-                }
+                if let firstNumber { store(firstNumber + Int64(row)) }
+                for column in 0..<width { store(values[row * width + column]) }
             }
         }
     }

@@ -40,7 +40,9 @@ package struct IntegerStatement {
             // SAFETY: the caller holds the turn of the connection that prepared the statement.
             let code = unsafe sqlite3_step(raw)
             if code == SQLITE_DONE { return count }
-            guard code == SQLITE_ROW else { throw DatabaseError(resultCode: ResultCode(rawValue: code)) }
+            guard code == SQLITE_ROW else {
+                throw DatabaseError(resultCode: ResultCode(rawValue: code))
+            }
             count += 1
             let columnCount = unsafe sqlite3_column_count(raw)
             for column in 0..<columnCount {
@@ -53,7 +55,9 @@ package struct IntegerStatement {
         precondition(Int(unsafe sqlite3_bind_parameter_count(raw)) == values.count)
         for index in 0..<values.count {
             let code = unsafe sqlite3_bind_int64(raw, Int32(index + 1), values[index])
-            guard code == SQLITE_OK else { throw DatabaseError(resultCode: ResultCode(rawValue: code)) }
+            guard code == SQLITE_OK else {
+                throw DatabaseError(resultCode: ResultCode(rawValue: code))
+            }
         }
     }
 }
