@@ -69,6 +69,7 @@ let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let sqlite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
 let asyncHTTPClient = Target.Dependency.product(
     name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(
@@ -77,6 +78,7 @@ let argumentParser = Target.Dependency.product(
 let modules: [Module] = [
     Module(.foreign, "CLinuxIO"),
     Module(.foreign, "COpenSSL"),
+    Module(.foreign, "CPostgres"),
 
     Module(.core, "SluiceWire"),
     Module(.core, "SluiceSession", uses: ["SluiceWire"]),
@@ -91,6 +93,8 @@ let modules: [Module] = [
     Module(
         .runtime, "SecureTransport", uses: ["CLinuxIO", "ContentArena", "LinuxIO", "TLSEngine"]),
     Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
+    Module(.runtime, "PostgresConnection", uses: ["CPostgres"]),
+    Module(.runtime, "SQLiteBinding", packages: [grdb, sqlite]),
 
     Module(
         .sdk, "SluiceInMemory", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore"]),
@@ -110,7 +114,12 @@ let modules: [Module] = [
             "SluiceInMemory", "SluiceTransport", "SluiceClient", "SluiceSupplier",
         ]),
 
-    Module(.product, "Store", uses: ["SluiceWire", "SluiceRecordFormat"], packages: [grdb]),
+    Module(
+        .product, "Store",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "PostgresConnection",
+            "SQLiteBinding",
+        ], packages: [grdb]),
     Module(
         .product, "Sidecar",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "LinuxIO", "Store"]),
@@ -140,7 +149,7 @@ let modules: [Module] = [
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
+        .command, "sluice-sidecar", uses: ["Store", "Sidecar"], packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
@@ -186,8 +195,12 @@ func target(at index: Int) -> Target {
     let uses = module.uses.map { Target.Dependency.target(name: $0) }
     switch module.layer {
     case .foreign:
-        let library = module.name == "COpenSSL" ? "openssl" : nil
-        let package = module.name == "COpenSSL" ? "libssl-dev" : "linux-libc-dev"
+        let (library, package): (String?, String) =
+            switch module.name {
+            case "COpenSSL": ("openssl", "libssl-dev")
+            case "CPostgres": ("libpq", "libpq-dev")
+            default: (nil, "linux-libc-dev")
+            }
         return .systemLibrary(
             name: module.name, path: path, pkgConfig: library, providers: [.apt([package])])
     case .command:

@@ -17,12 +17,13 @@ package struct DirectoryWriter: ~Copyable {
     /// Intact entries that this version cannot read: a later one wrote them. They are kept.
     private var unknown: [RecordWords]
 
-    /// Opens the directory, making it if need be (mode 0700); waits for another writer. A torn
-    /// tail that a dead writer left is cut off.
-    package init(directory: String) throws(InstanceError) {
+    /// Opens the directory, making it if need be (mode 0700). While another process writes, it
+    /// waits for that one's end, or throws `locked` if `wait` is false. A torn tail that a dead
+    /// writer left is cut off.
+    package init(directory: String, wait: Bool = true) throws(InstanceError) {
         try LocalFileSystem.makeDirectory(directory)
         _ = try LocalFile.openDirectory(directory)
-        let lock = try InstanceLock(path: directory + "/.lock", create: true, wait: true)
+        let lock = try InstanceLock(path: directory + "/.lock", create: true, wait: wait)
         if try DirectoryFiles.latestGeneration(directory) == nil {
             _ = try Self.writeGeneration(1, of: [], lastChange: 0, in: directory)
         }
