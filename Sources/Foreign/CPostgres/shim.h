@@ -1,10 +1,5 @@
 // libpq for Swift: the headers, and a receiver that drops what the server would print.
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
-#endif
-#include <poll.h>
-#include <stdlib.h>
 #include <libpq-fe.h>
 
 static inline void sluice_pq_drop_notice(void *context, const PGresult *notice) {

@@ -34,6 +34,7 @@ import Glibc
     /// - Parameter address: A `postgresql://` URL or libpq's `key=value` pairs. It may hold a
     ///   password, which is never repeated in an error.
     package init(_ address: String, timeouts: Timeouts = Timeouts()) throws(PostgresError) {
+        guard Self.isReadable(address) else { throw .badAddress }
         // SAFETY: libpq copies the string. All fields are set before anything throws, so `deinit`
         // finishes the connection on every way out.
         guard let connection = unsafe PQconnectStart(address) else { throw .unreachable }
@@ -280,7 +281,7 @@ import Glibc
         _ connection: OpaquePointer, withinMs: Int32
     ) throws(PostgresError) {
         let deadline = Deadline(afterMs: withinMs)
-        guard unsafe PQstatus(connection) != CONNECTION_BAD else { throw .badAddress }
+        guard unsafe PQstatus(connection) != CONNECTION_BAD else { throw .unreachable }
         var events = POLLOUT
         while true {
             guard unsafe poll(PQsocket(connection), events, deadline) else { throw .unreachable }

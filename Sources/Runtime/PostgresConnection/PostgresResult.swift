@@ -1,4 +1,5 @@
 internal import CPostgres
+import Glibc
 
 /// What a statement gave: rows in binary. Owns libpq's memory; one thread uses it.
 @safe package struct PostgresResult: ~Copyable {

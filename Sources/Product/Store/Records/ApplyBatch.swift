@@ -244,13 +244,14 @@ struct RecordBatch {
         _ records: [AcceptedRecord], _ transaction: any StoreTransaction,
         _ open: inout [TaskID: OpenEntry]
     ) throws(StoreError) {
-        let dayUs: UInt64 = 86_400_000_000
         var rows = IntegerRows(.idempotency)
         var tasks: [AcceptedRecord] = []
         var seen: Set<[UInt64]> = []
+        // The same key again in these very records: decided when the first stands.
+        var later: [AcceptedRecord] = []
         for record in records where record.idempotencyDigest != 0 && open[record.task] != nil {
             guard seen.insert([record.account, record.idempotencyDigest]).inserted else {
-                open[record.task]?.isRepeat = true
+                later.append(record)
                 continue
             }
             rows.append(
@@ -260,22 +261,28 @@ struct RecordBatch {
                 ] as [5 of Int64])
             tasks.append(record)
         }
-        for row in try transaction.insertNew(rows) {
-            let record = tasks[row]
-            let isReplaced = try transaction.execute(
-                """
-                UPDATE idempotency SET instance = $1, counter = $2, at_us = $3
-                WHERE account = $4 AND digest = $5 AND at_us <= $6
-                """,
-                [
-                    .integer(signed(record.instance)), .integer(signed(record.counter)),
-                    .integer(signed(record.acceptedAtUs)), .integer(signed(record.account)),
-                    .integer(signed(record.idempotencyDigest)),
-                    .integer(
-                        signed(record.acceptedAtUs > dayUs ? record.acceptedAtUs - dayUs : 0)),
-                ])
-            if isReplaced == 0 { open[record.task]?.isRepeat = true }
+        let known = try transaction.insertNew(rows).map { tasks[$0] }
+        for record in known + later where try !takeKey(of: record, transaction) {
+            open[record.task]?.isRepeat = true
         }
+    }
+
+    /// Gives a key that is known to this task if its last use is a day old; false if not.
+    private func takeKey(
+        of record: AcceptedRecord, _ transaction: any StoreTransaction
+    ) throws(StoreError) -> Bool {
+        let dayUs: UInt64 = 86_400_000_000
+        return try transaction.execute(
+            """
+            UPDATE idempotency SET instance = $1, counter = $2, at_us = $3
+            WHERE account = $4 AND digest = $5 AND at_us <= $6
+            """,
+            [
+                .integer(signed(record.instance)), .integer(signed(record.counter)),
+                .integer(signed(record.acceptedAtUs)), .integer(signed(record.account)),
+                .integer(signed(record.idempotencyDigest)),
+                .integer(signed(record.acceptedAtUs > dayUs ? record.acceptedAtUs - dayUs : 0)),
+            ]) > 0
     }
 
     /// ENDED records that waited for one of these ACCEPTED.
