@@ -84,7 +84,8 @@ let modules: [Module] = [
     Module(.core, "SluiceSession", uses: ["SluiceWire"]),
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
     Module(.core, "SluiceLedgerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
-    Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    Module(
+        .core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
 
     Module(.runtime, "LockFree"),
     Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
@@ -228,8 +229,8 @@ let simulatorTargets: [Target] = [
     .target(
         name: "Simulator",
         dependencies: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
@@ -269,8 +270,8 @@ let testTargets: [Target] = [
     tests(
         "SluiceBrokerCoreTests", in: "Core",
         uses: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ]),
     tests(
         "DevelopmentTests", in: "Product",
