@@ -15,6 +15,20 @@ struct KeyCommand: ParsableCommand {
             """,
         subcommands: [Issue.self, List.self, Revoke.self])
 
+    /// What a key may ask for.
+    enum Operation: String, ExpressibleByArgument {
+        case chat, completion, embedding, image
+
+        var operationSet: OperationSet {
+            switch self {
+            case .chat: OperationSet(.chat)
+            case .completion: OperationSet(.completion)
+            case .embedding: OperationSet(.embedding)
+            case .image: OperationSet(.image)
+            }
+        }
+    }
+
     /// `sluice key issue`
     struct Issue: ParsableCommand {
         static let configuration = CommandConfiguration(
@@ -37,7 +51,7 @@ struct KeyCommand: ParsableCommand {
                 What a client key may ask for: chat, completion, embedding, image; may be given \
                 several times. Everything if not given.
                 """)
-        var operation: [TaskOperation] = []
+        var operation: [Operation] = []
 
         @Flag(help: "Print a JSON object; it always does.")
         var json = false
@@ -57,7 +71,7 @@ struct KeyCommand: ParsableCommand {
                     supplier ? .supplier : .client, account: account ?? standard,
                     expiresAtMs: days.map { WallClock.nowMs + $0 * 86_400_000 } ?? 0,
                     limits: limits.value,
-                    operations: OperationSet(operation.map { OperationSet($0) }))
+                    operations: OperationSet(operation.map(\.operationSet)))
                 var line = JSONLine()
                 line.add("prefix", issued.prefix)
                 line.add("secret", issued.secret)
@@ -135,14 +149,5 @@ extension DirectoryRole {
         case .supplier: "supplier"
         case .both: "both"
         }
-    }
-}
-
-extension TaskOperation: ExpressibleByArgument {
-    public init?(argument: String) {
-        guard let operation = Self.allCases.first(where: { "\($0)" == argument }) else {
-            return nil
-        }
-        self = operation
     }
 }

@@ -1,3 +1,4 @@
+import Development
 import Foundation
 import SluiceWire
 
@@ -58,7 +59,7 @@ struct Listing {
         case .texts(let texts): texts.isEmpty ? "-" : texts.joined(separator: ",")
         case .number(let number): String(number)
         case .flag(let flag): flag ? "yes" : "no"
-        case .money(let amount): "$" + DollarAmount.text(amount)
+        case .money(let amount): (amount < 0 ? "-$" : "$") + DollarAmount.magnitude(amount)
         case .timeMs(0): "-"
         case .timeMs(let ms):
             ISO8601DateFormatter().string(from: Date(timeIntervalSince1970: Double(ms) / 1_000))
@@ -89,10 +90,14 @@ enum DollarAmount {
 
     /// With six decimals.
     static func text(_ amount: MicroUSD) -> String {
+        (amount < 0 ? "-" : "") + magnitude(amount)
+    }
+
+    /// With six decimals and without its sign.
+    static func magnitude(_ amount: MicroUSD) -> String {
         let magnitude = amount.rawValue.magnitude
         let rest = String(magnitude % 1_000_000)
-        return (amount < 0 ? "-" : "") + "\(magnitude / 1_000_000)."
-            + String(repeating: "0", count: 6 - rest.count) + rest
+        return "\(magnitude / 1_000_000)." + String(repeating: "0", count: 6 - rest.count) + rest
     }
 
     private static func isDigit(_ byte: UInt8) -> Bool {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Development
 import SluiceRecordFormat
 import SluiceWire
 import Store

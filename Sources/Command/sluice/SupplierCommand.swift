@@ -85,17 +85,17 @@ struct SupplierCommand: ParsableCommand {
                         usd.flatMap { DollarAmount.parse($0) } ?? known?.amount ?? earned
                     let payout = try book.change([
                         .insufficientFunds: """
-                            “\(account.label)” has earned $\(DollarAmount.text(earned)); \
-                            $\(DollarAmount.text(amount)) cannot be paid out: ask for less
-                            """,
+                        “\(account.label)” has earned $\(DollarAmount.text(earned)); \
+                        $\(DollarAmount.text(amount)) cannot be paid out: ask for less
+                        """,
                         .referenceUsed: """
-                            key “\(key)” was used for another account or amount; give every \
-                            payout its own
-                            """,
+                        key “\(key)” was used for another account or amount; give every \
+                        payout its own
+                        """,
                         .invalidValue: """
-                            $\(DollarAmount.text(amount)) cannot be paid out, or “\(key)” is no \
-                            key: amounts are above 0, keys 1 to 128 printable ASCII characters
-                            """,
+                        $\(DollarAmount.text(amount)) cannot be paid out, or “\(key)” is no \
+                        key: amounts are above 0, keys 1 to 128 printable ASCII characters
+                        """,
                     ]) {
                         try $0.requestPayout(
                             account.id, amount, idempotencyKey: key, nowUs: WallClock.nowUs)
@@ -168,12 +168,12 @@ struct SupplierCommand: ParsableCommand {
             try reporting {
                 let settled = try place.open().change([
                     .unknownPayout: """
-                        there is no payout \(payout); `sluice supplier payout list` shows all
-                        """,
+                    there is no payout \(payout); `sluice supplier payout list` shows all
+                    """,
                     .payoutSettled: """
-                        payout \(payout) was settled the other way; money that came back or \
-                        arrived after all needs a payout or adjustment of its own
-                        """,
+                    payout \(payout) was settled the other way; money that came back or \
+                    arrived after all needs a payout or adjustment of its own
+                    """,
                 ]) { try $0.settlePayout(payout, isPaid: isPaid, nowUs: WallClock.nowUs) }
                 listing([settled]).write(json: json)
             }

@@ -138,20 +138,20 @@ struct WalletCommand: ParsableCommand {
             let has = try book.store.wallet(account.id)
             let change = try book.change([
                 .insufficientFunds: """
-                    “\(account.label)” has $\(DollarAmount.text(has.available)) available of \
-                    $\(DollarAmount.text(has.balance)) ($\(DollarAmount.text(has.leased)) are \
-                    leased to brokers); $\(DollarAmount.text(amount)) cannot be taken: take less, \
-                    or wait until brokers give back
-                    """,
+                “\(account.label)” has $\(DollarAmount.text(has.available)) available of \
+                $\(DollarAmount.text(has.balance)) ($\(DollarAmount.text(has.leased)) are \
+                leased to brokers); $\(DollarAmount.text(amount)) cannot be taken: take less, \
+                or wait until brokers give back
+                """,
                 .referenceUsed: """
-                    reference “\(movement.reference)” was used for another account or amount; \
-                    give every movement its own
-                    """,
+                reference “\(movement.reference)” was used for another account or amount; \
+                give every movement its own
+                """,
                 .invalidValue: """
-                    $\(movement.usd) or reference “\(movement.reference)” is out of range: \
-                    amounts are above 0 (adjustments: not 0), references 1 to 128 printable \
-                    ASCII characters
-                    """,
+                $\(movement.usd) or reference “\(movement.reference)” is out of range: \
+                amounts are above 0 (adjustments: not 0), references 1 to 128 printable \
+                ASCII characters
+                """,
                 .overflow: "the balance would not fit; the amount is too large",
             ]) { try body($0, account.id, amount, movement.reference) }
             var listing = listing(account, change.wallet)

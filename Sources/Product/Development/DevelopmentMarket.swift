@@ -1,6 +1,6 @@
 import SharedMemory
 import SluiceRecordFormat
-import SluiceWire
+package import SluiceWire
 import Store
 
 /// The accounts and money that `sluice dev` begins with: a consumer that prepays and has a
@@ -12,9 +12,6 @@ package enum DevelopmentMarket {
     private static let startingReference = "starting balance of sluice dev"
     /// The platform's, until the operator sets another.
     package static let feeBasisPoints: UInt32 = 1_000
-    /// What the worker asks for the built-in engines, per million tokens.
-    package static let demoInputPrice: UInt32 = 200_000
-    package static let demoOutputPrice: UInt32 = 600_000
 
     /// Makes what is missing. What the operator has changed since stays.
     package static func openOrMake(_ book: KeyBook) throws(DevelopmentError) {
