@@ -83,7 +83,9 @@ let modules: [Module] = [
     Module(.core, "SluiceWire"),
     Module(.core, "SluiceSession", uses: ["SluiceWire"]),
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
-    Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    Module(.core, "SluiceLedgerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    Module(
+        .core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
 
     Module(.runtime, "LockFree"),
     Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
@@ -227,8 +229,8 @@ let simulatorTargets: [Target] = [
     .target(
         name: "Simulator",
         dependencies: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
@@ -268,8 +270,8 @@ let testTargets: [Target] = [
     tests(
         "SluiceBrokerCoreTests", in: "Core",
         uses: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ]),
     tests(
         "DevelopmentTests", in: "Product",
@@ -278,6 +280,9 @@ let testTargets: [Target] = [
     tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    tests(
+        "SluiceLedgerCoreTests", in: "Core",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
     .target(
         name: "RecordTestSupport", path: "Tests/Support/RecordTestSupport",
         swiftSettings: testSettings),

@@ -1,7 +1,7 @@
 import Foundation
 import SharedMemory
 package import SluiceRecordFormat
-import SluiceWire
+package import SluiceWire
 package import Store
 import TLSEngine
 
@@ -17,15 +17,25 @@ package struct KeyBook: Sendable {
 
     /// Accounts, prices and the ledger stand there too.
     package let store: Store
-    private let directory: String
-    private let dataDirectory: String
+    /// Nil for a store that several machines share: their sidecars tell their directories.
+    private let home: DevelopmentHome?
 
     /// Opens the credentials of a home, making them if need be.
     package init(_ home: DevelopmentHome) throws(DevelopmentError) {
-        directory = home.directoryPath
-        dataDirectory = home.path
+        try self.init(home.storeLocation, home: home)
+    }
+
+    /// Opens a store whose directories the sidecars alone write.
+    package init(store location: StoreLocation) throws(DevelopmentError) {
+        try self.init(location, home: nil)
+    }
+
+    private init(
+        _ location: StoreLocation, home: DevelopmentHome?
+    ) throws(DevelopmentError) {
+        self.home = home
         do {
-            store = try Store(home.storeLocation, durability: .everyTransaction)
+            store = try Store(location, durability: .everyTransaction)
         } catch {
             throw DevelopmentError(error)
         }
@@ -35,13 +45,15 @@ package struct KeyBook: Sendable {
     ///
     /// - Parameter expiresAtMs: Milliseconds since 1970; 0 = never.
     package func issue(
-        _ role: DirectoryRole, account: String, expiresAtMs: UInt64 = 0
+        _ role: DirectoryRole, account: String, expiresAtMs: UInt64 = 0,
+        limits: AccountLimits = AccountLimits(), operations: OperationSet = []
     ) throws(DevelopmentError) -> IssuedKey {
         let key: IssuedKey
         do {
             key = try store.issueKey(
                 account: account, role: role, nowUs: LocalFileSystem.wallUs(),
-                expiresAtMs: expiresAtMs, digest: Self.digest)
+                expiresAtMs: expiresAtMs, limits: limits, operations: operations,
+                digest: Self.digest)
         } catch {
             throw DevelopmentError(error)
         }
@@ -71,11 +83,13 @@ package struct KeyBook: Sendable {
 
     /// Tells the directory what the store has committed, or waits until the sidecar has: until
     /// the directory holds what the store holds, a few seconds at most. A sidecar that takes
-    /// longer tells it later; nothing is lost.
+    /// longer tells it later; nothing is lost. Without a home nothing is to be done.
     package func syncDirectory() throws(DevelopmentError) {
+        guard let home else { return }
+        let directory = home.directoryPath
         let deadlineUs = LocalFileSystem.monotonicUs() + Self.syncWaitUs
         do {
-            let node = try NodeNumber.openOrMake(dataDirectory: dataDirectory)
+            let node = try NodeNumber.openOrMake(dataDirectory: home.path)
             while true {
                 do {
                     var sync = try DirectorySync(directory: directory, node: node, wait: false)
@@ -86,7 +100,7 @@ package struct KeyBook: Sendable {
                     }
                     return
                 } catch let error as InstanceError where error == .locked {
-                    let isTold = try isToldToDirectory(node)
+                    let isTold = try isToldToDirectory(directory, node)
                     guard !isTold, LocalFileSystem.monotonicUs() < deadlineUs else { return }
                     LocalFileSystem.sleep(microseconds: 20_000)
                 }
@@ -104,7 +118,7 @@ package struct KeyBook: Sendable {
 
     /// Whether the directory holds all that the store does, leases apart: those change all the
     /// time.
-    private func isToldToDirectory(_ node: UInt64) throws -> Bool {
+    private func isToldToDirectory(_ directory: String, _ node: UInt64) throws -> Bool {
         var reader = DirectoryReader(directory: directory)
         var known: [DirectoryEntry.Key: DirectoryEntry] = [:]
         for var entry in try reader.poll() {
@@ -117,8 +131,9 @@ package struct KeyBook: Sendable {
         }
     }
 
-    /// Whether brokers take this secret now.
+    /// Whether the brokers of this home take this secret now.
     package func isValid(_ secret: String) throws(DevelopmentError) -> Bool {
+        guard let directory = home?.directoryPath else { return false }
         let digest = Self.digest(Array(secret.utf8))
         let nowMs = LocalFileSystem.wallUs() / 1_000
         do {

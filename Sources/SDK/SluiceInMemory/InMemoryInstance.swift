@@ -93,14 +93,14 @@ package struct InMemoryInstance: Sendable {
 
     private mutating func perform(_ action: JournalAction) {
         switch action {
-        case .accepted(let slot, let record):
+        case .accepted(let slot, let record, let inputBound):
             while slots.count <= Int(slot) { slots.append(OpenTaskSlot(words: RecordWords())) }
             precondition(
                 isDead || slots[Int(slot)].acceptSequence == 0, "the slot is still taken")
             guard mayWrite() else { return }
             slots[Int(slot)] = OpenTaskSlot(
                 counter: record.counter, acceptedAtUs: record.acceptedAtUs,
-                maxInputTokens: record.maxInputTokens)
+                maxInputTokens: inputBound)
             // The slot names the record before the record can be seen.
             store(slot, .acceptSequence, UInt64(records.count + 1))
             append(record.record)
@@ -124,6 +124,8 @@ package struct InMemoryInstance: Sendable {
         case .refused(let record):
             append(record.record)
         case .name(let record):
+            append(record.record)
+        case .lease(let record):
             append(record.record)
         }
     }

@@ -210,6 +210,24 @@ struct Rig: ~Copyable {
         }
     }
 
+    // MARK: Money
+
+    /// The client's account prepays.
+    mutating func prepay() {
+        broker.directoryChanged(
+            .account(DirectoryAccount(account: 7, isPrepaid: true)), wallUs: Self.wallUs + nowUs)
+    }
+
+    /// Its wallet gave so much in all.
+    mutating func lease(_ granted: Int64, isDry: Bool = false) {
+        broker.directoryChanged(
+            .lease(
+                DirectoryLease(
+                    account: 7, instance: 5, granted: MicroUSD(granted),
+                    expiresAtMs: Self.wallUs / 1_000 + nowMs + 3_600_000, isDry: isDry)),
+            wallUs: Self.wallUs + nowUs)
+    }
+
     // MARK: What is held
 
     var reservedBytes: Int { broker.dispatcher.reservedBytes }

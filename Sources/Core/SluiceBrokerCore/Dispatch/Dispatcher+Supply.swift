@@ -30,8 +30,8 @@ extension Dispatcher {
         offer.supplyType = frame.supplyType
         // The ask, frozen for its tasks [S12]. The client pays it without a fee.
         offer.prices = TaskPrices(ask: ask, consumer: ask)
-        offer.price = PriceSteps(frame.prices)
         offer.standing = OfferNode(frame, shard: connection.shard)
+        offer.operations = offer.standing.operations
         let position: UInt32
         if let idle = idleOffers.popLast() {
             position = idle
@@ -41,6 +41,7 @@ extension Dispatcher {
             offers.append(offer)
         }
         suppliers[index].offers.append(position)
+        price(position)
         list(position, OfferKind(frame))
     }
 
@@ -131,10 +132,20 @@ extension Dispatcher {
         models[model].absentSinceMs = nil
     }
 
+    /// Its price is another now.
+    mutating func relist(_ offer: UInt32) {
+        let index = Int(offer)
+        let model = Int(offers[index].model)
+        models[model].isDearestStale = true
+        models[model].standing.set(Int(offers[index].leaf), offers[index].standing)
+        refresh(offer)
+    }
+
     /// No new task is matched to it. Others take its places.
     private mutating func unlist(_ offer: UInt32, nowUs: UInt64) {
         let index = Int(offer)
         let model = Int(offers[index].model)
+        models[model].isDearestStale = true
         if offers[index].isFree { models[model].freeOffers -= 1 }
         offers[index].isFree = false
         let place = Int(offers[index].place)

@@ -120,13 +120,18 @@ extension ShardMachine {
         _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
         out: inout ShardOutput
     ) {
-        let enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
+        let enqueued = clients[Int(client)].enqueue(
+            UInt64(header.frameBytes), tokens: header.tokens)
         out.actions.append(
             .enqueueTokens(
                 stream: client, headerWord: header.firstWord, streamID: enqueued.id.rawValue,
                 start: UInt32(truncatingIfNeeded: place.lowerBound),
                 count: header.payloadBytes))
-        if !enqueued.isReady { makeReady(client: client, out: &out) }
+        if enqueued.isAtGate {
+            reachedGate(client, header, nowUs: nowUs, out: &out)
+        } else if !enqueued.isReady {
+            makeReady(client: client, out: &out)
+        }
         if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
             refreshStarvation(client, nowMs: nowUs / 1_000)
         }

@@ -14,8 +14,10 @@ extension ShardMachine {
             switch connections[slot].role {
             case .client:
                 guard spaceBytes >= FrameHeader.byteCount else { return .needsSpace }
+                let sendable = Int(truncatingIfNeeded: clients[Int(head)].sendableBytes)
                 return .tokens(
-                    stream: head, atMostBytes: min(spaceBytes, BrokerLimits.quantumBytes))
+                    stream: head,
+                    atMostBytes: min(spaceBytes, BrokerLimits.quantumBytes, sendable))
             case .supplier:
                 guard
                     let segment = supplierSegment(
@@ -49,11 +51,13 @@ extension ShardMachine {
             clients[index].ttftUs = ttftUs
             out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
         }
-        out.actions.append(
-            .delivered(slot: task, sealed))
+        out.actions.append(.delivered(slot: task, clients[index].billable(sealed)))
         unready(client: stream)
         dropBodyWhenUnneeded(stream, out: &out)
         guard clients[index].queuedBytes == 0 else {
+            if clients[index].sendableBytes == 0 {
+                return exhaustAtGate(stream, nowUs: nowUs, out: &out)
+            }
             makeReady(client: stream, out: &out)
             return refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
         }

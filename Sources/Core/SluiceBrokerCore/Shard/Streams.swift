@@ -39,6 +39,12 @@ package struct ClientStream {
     var sealedBytes: UInt64 = 0
     /// The limit that the supplier's end was told last.
     var limitToldBytes: UInt64 = 0
+    /// Tokens of the frames that were put into the queue and may go out.
+    var enqueuedTokens: UInt64 = 0
+    /// From so many on every frame is looked at (`ShardMachine+Gate`); `.max` = never.
+    var gateTokens: UInt64 = .max
+    /// The queue up to here may go out, counted as `enqueuedBytes`; `.max` = all of it.
+    var gateBytes: UInt64 = .max
 
     /// Known once admitted.
     var task: TaskIndex = noIndex
@@ -67,6 +73,9 @@ package struct ClientStream {
     var deadlineMs: UInt64 = 0
     /// The client's credit has been short since then.
     var starvedSinceMs: UInt64?
+    /// What money is held for, and whether the dispatcher was asked for more.
+    var held = HeldTokens.unbounded
+    var isHoldAsked = false
 
     struct Ending {
         var status: TaskStatus
@@ -78,20 +87,24 @@ package struct ClientStream {
     }
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
+    /// Of them, what may go out now.
+    var sendableBytes: UInt64 { min(enqueuedBytes, gateBytes) - sealedBytes }
 
     /// What the shard needs to know of a stream that a frame was just put into.
     struct Enqueued {
         var id: StreamID
         var isReady: Bool
+        var isAtGate: Bool
         /// Of the client's credit, beyond all that was put into the queue.
         var creditLeftBytes: UInt64
     }
 
     /// A frame of `cost` bytes joins the queue. One call, so that the table is entered once.
-    mutating func enqueue(_ cost: UInt64) -> Enqueued {
+    mutating func enqueue(_ cost: UInt64, tokens: UInt16) -> Enqueued {
         enqueuedBytes += cost
+        enqueuedTokens += UInt64(tokens)
         return Enqueued(
-            id: id, isReady: isReady,
+            id: id, isReady: isReady, isAtGate: enqueuedTokens >= gateTokens,
             creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
     }
 
