@@ -161,11 +161,13 @@ enum Schema {
             """
     }
 
+    /// Postings have no key of their own: nothing looks for one, and that no entry comes twice is
+    /// decided by `ledger_entry`.
     @Sendable private static func money(_ dialect: SQLDialect) -> String {
         let integer = dialect.integer
         return """
             \(byKey(.ledgerEntry, dialect))
-            \(byKey(.posting, dialect))
+            CREATE TABLE posting (\(columns(.posting, dialect)) \(dialect.end)
             \(byKey(.balance, dialect))
             \(appendOnly("ledger_entry", dialect))
             \(appendOnly("posting", dialect))

@@ -185,12 +185,22 @@ private struct SQLiteTransaction: StoreTransaction {
         ) { _, _ in }
     }
 
+    /// Many rows to a statement: a statement costs more than a row.
     func insert(_ rows: IntegerRows) throws(StoreError) {
         let table = rows.table
-        try runEach(
-            "INSERT INTO \(table.name) (\(table.columnList)) VALUES (\(table.placeholders))",
-            rows.values, columnCount: table.columns.count
-        ) { _, _ in }
+        let width = table.columns.count
+        let rowsPerStatement = 32
+        let whole = rows.rowCount / rowsPerStatement * rowsPerStatement * width
+        for (part, count) in [
+            (rows.values[..<whole], rowsPerStatement), (rows.values[whole...], 1),
+        ] {
+            let row = "(" + Array(repeating: "?", count: width).joined(separator: ", ") + ")"
+            let list = Array(repeating: row, count: count).joined(separator: ", ")
+            try runEach(
+                "INSERT INTO \(table.name) (\(table.columnList)) VALUES \(list)", Array(part),
+                columnCount: width * count
+            ) { _, _ in }
+        }
     }
 
     func insertNew(_ rows: IntegerRows) throws(StoreError) -> [Int] {
