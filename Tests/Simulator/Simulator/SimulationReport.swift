@@ -34,7 +34,8 @@ package struct SimulationReport: Sendable {
             for (name, count) in result.sometimes { sometimes[name, default: 0] += count }
             if !result.failures.isEmpty {
                 failures.append(
-                    (seed, "seed \(seed) of the money:\n" + result.failures.joined(separator: "\n")))
+                    (seed, "seed \(seed) of the money:\n" + result.failures.joined(separator: "\n"))
+                )
                 return
             }
             if result.hash != again.hash {

@@ -51,7 +51,9 @@ final class MoneyClient {
         submission.expiresMs = nowMs + UInt64(random.pick([50, 3_000, 60_000]))
         if random.chance(20) { submission.budget = MicroUSD(Int64(random.pick(1...9_000))) }
         if random.chance(15) { submission.idempotencyKey = [UInt8(random.pick(0...20))] }
-        if random.chance(10) { submission.filters.outputCeiling = UInt64(random.pick(1...3_000_000)) }
+        if random.chance(10) {
+            submission.filters.outputCeiling = UInt64(random.pick(1...3_000_000))
+        }
         guard let handle = try? session.submit(submission) else { return }
         open.append(handle)
         budgets[handle.serial] = submission.budget
@@ -158,7 +160,8 @@ final class MoneySupplier {
         }
         guard !job.isWaiting else { return }
         if job.sent == 0 {
-            _ = session.started(job.handle, inputTokens: UInt32(random.pick(0...900)), cachedTokens: 3)
+            _ = session.started(
+                job.handle, inputTokens: UInt32(random.pick(3...900)), cachedTokens: 3)
         }
         let tokens = random.pick([0, 1, 9, 700, 2_500])
         let bytes = [UInt8](repeating: 9, count: max(tokens, random.pick(0...200)))

@@ -376,14 +376,17 @@ package struct MoneySimulation: ~Copyable {
             guard let wallet = model.wallets[account] else { continue }
             expect(
                 wallet.available == wallet.balance,
-                "\(wallet.balance.rawValue - wallet.available.rawValue) of \(account) is still leased")
+                "\(wallet.balance.rawValue - wallet.available.rawValue) of \(account) is still leased"
+            )
         }
         let accepted = nodes.reduce(0) { sum, node in
-            sum + (node.graveyard + [node.broker.instance]).reduce(0) {
-                $0 + $1.records.prefix($1.tail).count { $0.kind == .accepted }
-            }
+            sum
+                + (node.graveyard + [node.broker.instance]).reduce(0) {
+                    $0 + $1.records.prefix($1.tail).count { $0.kind == .accepted }
+                }
         }
-        expect(accepted == model.settled.count, "\(accepted) accepted, \(model.settled.count) settled")
+        expect(
+            accepted == model.settled.count, "\(accepted) accepted, \(model.settled.count) settled")
         sometimes["settled", default: 0] += model.settled.count
     }
 }
