@@ -277,10 +277,9 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     }
 
     private mutating func hashKey(of stream: StreamRef, _ place: Range<Int>, account: UInt64) {
-        let salt = [account.littleEndian]
-        let bytes = salt.span.bytes
-        let hash = hmacSHA256(
-            key: bytes, content.incoming.span.extracting(place))
+        var salt: [UInt8] = []
+        salt.appendLittleEndian(account)
+        let hash = hmacSHA256(key: salt.span, content.incoming.span.extracting(place))
         shard.idempotencyKey(stream, digest: hash.0, out: &output)
     }
 

@@ -114,7 +114,7 @@ import Testing
         #expect(rig.held[stream] == HeldTokens(count: 4_096, isLast: false))
     }
 
-    @Test("an answer is held for in steps; a lease without room is waited for; an empty wallet ends it")
+    @Test("an answer is held for in steps; a full lease is waited for, an empty wallet ends it")
     func steps() {
         var rig = rig()
         rig.lease(7, granted: 9_000)

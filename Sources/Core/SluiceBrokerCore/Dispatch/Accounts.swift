@@ -1,6 +1,6 @@
-import SluiceLedgerCore
+package import SluiceLedgerCore
 package import SluiceRecordFormat
-import SluiceWire
+package import SluiceWire
 
 /// A credential that a connection uses or used, with its own limits. Kept for good: there are no
 /// more than the directory has.
@@ -232,5 +232,24 @@ extension Dispatcher {
                 account: account, number: accounts[Int(account)].number, nowUs: nowUs))
         accounts[Int(account)].lease = index
         return index
+    }
+}
+
+extension Dispatcher {
+    // MARK: What a checker asks
+
+    /// The lease of an account at this instance; nil before it prepaid anything.
+    package func lease(ofAccount number: UInt64) -> BrokerLease? {
+        guard let account = accountByNumber[number], accounts[Int(account)].lease != noIndex
+        else { return nil }
+        return leases[Int(accounts[Int(account)].lease)].amounts
+    }
+
+    /// Sum of the holds of an account's open tasks.
+    package func heldForTasks(ofAccount number: UInt64) -> MicroUSD {
+        tasks.reduce(.zero) { sum, task in
+            task.account == number && task.state != .idle && task.state != .ended
+                ? MicroUSD(sum.rawValue + task.hold.rawValue) : sum
+        }
     }
 }

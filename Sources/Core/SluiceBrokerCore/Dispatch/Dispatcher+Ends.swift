@@ -107,10 +107,10 @@ extension Dispatcher {
     /// forwarded and, for a prepaid task, held for; input only after the first output or a normal
     /// end.
     private func billedUsage(_ report: TaskReport) -> Usage {
-        let task = tasks[Int(report.task)]
+        let index = Int(report.task)
         let maxInputTokens = inputBound(report.task)
         var output = min(report.deliveredTokens, report.deliveredPayloadBytes)
-        if task.isPrepaid { output = min(output, task.heldTokens) }
+        if tasks[index].isPrepaid { output = min(output, tasks[index].heldTokens) }
         if let claim = report.claim { output = min(output, UInt64(claim.outputTokens)) }
         let reasoning = min(report.deliveredReasoningTokens, output)
         var input = report.claim?.inputTokens ?? report.started?.inputTokens ?? 0

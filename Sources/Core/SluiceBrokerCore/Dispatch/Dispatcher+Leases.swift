@@ -33,7 +33,9 @@ extension Dispatcher {
     /// often than the directory is looked at: what comes between asks with the next.
     mutating func ask(_ lease: Int, nowUs: UInt64, out: inout DispatcherOutput) {
         let isFirst = leases[lease].lastAskUs == 0
-        guard isFirst || nowUs >= leases[lease].lastAskUs + BrokerLimits.leaseAskPauseUs else { return }
+        guard isFirst || nowUs >= leases[lease].lastAskUs + BrokerLimits.leaseAskPauseUs else {
+            return
+        }
         let recent = leases[lease].recent.total(nowMs: nowUs / 1_000)
         let missing = MicroUSD(
             max(0, leases[lease].waiters.missing.rawValue - leases[lease].amounts.free.rawValue))

@@ -74,6 +74,8 @@ extension Dispatcher {
     private func affordable(
         _ task: TaskIndex, upTo wanted: UInt64, within amount: MicroUSD
     ) -> (tokens: UInt64, MicroUSD)? {
+        // Nearly always all of it.
+        if let whole = holdAmount(task, tokens: wanted), whole <= amount { return (wanted, whole) }
         let index = Int(task)
         guard
             let most = Hold.affordableOutput(
@@ -135,8 +137,9 @@ extension Dispatcher {
 
     /// Output that the task may have in the end: as much as it asks and its budget pays.
     private func outputLimit(_ task: TaskIndex) -> UInt64 {
-        affordable(
-            task, upTo: Self.outputBound(tasks[Int(task)].terms), within: budget(task))?.tokens ?? 0
+        let bound = Self.outputBound(tasks[Int(task)].terms)
+        guard tasks[Int(task)].budget > .zero else { return bound }
+        return affordable(task, upTo: bound, within: budget(task))?.tokens ?? 0
     }
 
     /// The answer nears what is held for.
