@@ -69,6 +69,7 @@ let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let sqlite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
 let asyncHTTPClient = Target.Dependency.product(
     name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(
@@ -77,11 +78,14 @@ let argumentParser = Target.Dependency.product(
 let modules: [Module] = [
     Module(.foreign, "CLinuxIO"),
     Module(.foreign, "COpenSSL"),
+    Module(.foreign, "CPostgres"),
 
     Module(.core, "SluiceWire"),
     Module(.core, "SluiceSession", uses: ["SluiceWire"]),
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
-    Module(.core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    Module(.core, "SluiceLedgerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    Module(
+        .core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
 
     Module(.runtime, "LockFree"),
     Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
@@ -90,6 +94,8 @@ let modules: [Module] = [
     Module(
         .runtime, "SecureTransport", uses: ["CLinuxIO", "ContentArena", "LinuxIO", "TLSEngine"]),
     Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
+    Module(.runtime, "PostgresConnection", uses: ["CPostgres"]),
+    Module(.runtime, "SQLiteBinding", packages: [grdb, sqlite]),
 
     Module(
         .sdk, "SluiceInMemory", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore"]),
@@ -109,7 +115,12 @@ let modules: [Module] = [
             "SluiceInMemory", "SluiceTransport", "SluiceClient", "SluiceSupplier",
         ]),
 
-    Module(.product, "Store", uses: ["SluiceWire", "SluiceRecordFormat"], packages: [grdb]),
+    Module(
+        .product, "Store",
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "PostgresConnection",
+            "SQLiteBinding",
+        ], packages: [grdb]),
     Module(
         .product, "Sidecar",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "LinuxIO", "Store"]),
@@ -139,7 +150,7 @@ let modules: [Module] = [
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["Sidecar"], packages: [argumentParser]),
+        .command, "sluice-sidecar", uses: ["Store", "Sidecar"], packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
@@ -185,8 +196,12 @@ func target(at index: Int) -> Target {
     let uses = module.uses.map { Target.Dependency.target(name: $0) }
     switch module.layer {
     case .foreign:
-        let library = module.name == "COpenSSL" ? "openssl" : nil
-        let package = module.name == "COpenSSL" ? "libssl-dev" : "linux-libc-dev"
+        let (library, package): (String?, String) =
+            switch module.name {
+            case "COpenSSL": ("openssl", "libssl-dev")
+            case "CPostgres": ("libpq", "libpq-dev")
+            default: (nil, "linux-libc-dev")
+            }
         return .systemLibrary(
             name: module.name, path: path, pkgConfig: library, providers: [.apt([package])])
     case .command:
@@ -214,8 +229,8 @@ let simulatorTargets: [Target] = [
     .target(
         name: "Simulator",
         dependencies: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
@@ -255,8 +270,8 @@ let testTargets: [Target] = [
     tests(
         "SluiceBrokerCoreTests", in: "Core",
         uses: [
-            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
+            "SluiceBrokerCore", "SluiceInMemory",
         ]),
     tests(
         "DevelopmentTests", in: "Product",
@@ -265,6 +280,9 @@ let testTargets: [Target] = [
     tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
+    tests(
+        "SluiceLedgerCoreTests", in: "Core",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
     .target(
         name: "RecordTestSupport", path: "Tests/Support/RecordTestSupport",
         swiftSettings: testSettings),

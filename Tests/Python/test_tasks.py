@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from support import KEY, ROOT, TOKENS, Broker
-from sluice.client import Client, Refused, TaskFailed
+from sluice.client import Client, Duplicate, Refused, TaskFailed
 from sluice.codes import Code, Retry
 from sluice.session import ConnectionLost
 from sluice.supplier import (
@@ -192,7 +192,7 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
         expected: dict[Code, dict[str, Any]] = {
             Code.MODEL_UNKNOWN: dict(model="nobody/has-this"),
             Code.INVALID_REQUEST: dict(deadline_ms=client.session.welcome.max_deadline_ms + 1),
-            Code.UNSUPPORTED: dict(budget=1),
+            Code.UNSUPPORTED: dict(hedge_copies=2),
             Code.NO_SUPPLIER: dict(region="nowhere"),
         }
         for code, fields in expected.items():
@@ -203,6 +203,18 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual(caught.exception.code, code)
                 self.assertEqual(caught.exception.retry, code.retry)
                 self.assertEqual(caught.exception.result.cost_micro_usd, 0)
+
+    async def test_a_repeated_key_names_the_earlier_task(self) -> None:
+        client = await self.client()
+        _, model = await self.offered(echo)
+        first = await client.submit(model, "one two", idempotency_key=b"once")
+        self.assertEqual(await first.text(), "one two ")
+        again = await (await self.client()).submit(model, "one two", idempotency_key=b"once")
+        with self.assertRaises(Duplicate) as caught:
+            await again.text()
+        self.assertEqual(caught.exception.result.task_id, first.result.task_id)
+        self.assertEqual(caught.exception.result.output_tokens, first.result.output_tokens)
+        self.assertEqual(caught.exception.retry, Retry.NEVER)
 
     async def test_the_first_supplier_dies_before_output_and_the_second_answers(self) -> None:
         name, taken = self.new_name(), asyncio.Event()

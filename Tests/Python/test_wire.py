@@ -127,8 +127,8 @@ def random_frame(source: random.Random) -> wire.Frame:
                          source.randint(0, outs), number(32), number(62)),
         lambda: wire.Hello(1, 1, source.randbytes(source.randint(0, 512)), number(62), 1, 2,
                            text("abc/1.é", 0, 30)),
-        lambda: wire.Offer(1 + number(31), model, number(32), number(53), number(53), number(53),
-                           number(53), 5, 2, 9, source.randint(1, 15), source.randint(1, 3),
+        lambda: wire.Offer(1 + number(31), model, number(32), number(32), number(32), number(32),
+                           number(32), 5, 2, 9, source.randint(1, 15), source.randint(1, 3),
                            text("!~eu-west", 0, 16)),
         lambda: wire.Submit(
             model, number(32), body, source.randint(1, 4), source.randint(1, 2), number(8),

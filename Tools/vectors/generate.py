@@ -203,9 +203,9 @@ def welcome():
 # PING, PONG, GO-AWAY, ERROR
 
 CONNECTION_CODES, ENDING_CODES = range(1, 20), range(32, 39)
-REFUSALS, SUPPLIER_CODES = range(48, 62), range(80, 83)
+REFUSALS, SUPPLIER_CODES = range(48, 63), range(80, 83)
 STREAM_CODES = [0, *ENDING_CODES, *REFUSALS, *SUPPLIER_CODES]
-NO_CODES = [20, 31, 39, 47, 62, 79, 83, 255, 256, U16]
+NO_CODES = [20, 31, 39, 47, 63, 79, 83, 255, 256, U16]
 
 
 def ping_and_pong():
@@ -306,7 +306,7 @@ def supply():
     malformed("offer-0", "F4", "offer 0 is the connection", "OFFER", f.offer(offer=0),
               "value_out_of_range")
     for which in ("input", "cached", "output", "reasoning"):
-        malformed(f"{which}-price-too-large", "F4", "2^53 + 1", "OFFER",
+        malformed(f"{which}-price-too-large", "F4", "2^32", "OFFER",
                   f.offer(**{which: PRICE_MAX + 1}), "value_out_of_range")
         malformed(f"{which}-price-all-ones", "F4", "2^64 − 1", "OFFER",
                   f.offer(**{which: U64}), "value_out_of_range")

@@ -19,7 +19,7 @@ sluice.prefs.credentials = Pref.bool("Show credentials", false,
 
 local HEADER_BYTES, PAYLOAD_MAX, STREAM_MAX = 12, 16372, 1024
 local EXTENSION_RUN_MAX, MODEL_MAX = 4096, 88
-local CREDIT_MAX, PRICE_MAX = UInt64(0, 0x40000000), UInt64(0, 0x00200000)
+local CREDIT_MAX, PRICE_MAX = UInt64(0, 0x40000000), UInt64(0xFFFFFFFF, 0)
 
 -- The tables of section 17: codes by number, and the ranges of each scope.
 local CODES = {
@@ -34,6 +34,7 @@ local CODES = {
     [52] = "unsupported", [53] = "body_too_large", [54] = "body_mismatch",
     [55] = "body_arena_full", [56] = "upload_timeout", [57] = "journal_full", [58] = "draining",
     [59] = "invalid_request", [60] = "insufficient_funds", [61] = "not_permitted",
+    [62] = "duplicate",
     [80] = "declined", [81] = "upstream_unavailable", [82] = "upstream_refused",
 }
 local function of_connection(code) return code >= 1 and code <= 19 end

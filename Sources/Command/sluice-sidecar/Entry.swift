@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import Sidecar
+import Store
 
 /// `sluice-sidecar`: makes the records of all brokers on this machine durable.
 @main struct Entry: ParsableCommand {
@@ -18,6 +19,19 @@ import Sidecar
         help: "Directory in which brokers make their instances, on tmpfs; made if missing.")
     var runDirectory: String
 
+    @Option(
+        help: ArgumentHelp(
+            "The database: the path of an SQLite file, or a postgresql:// URL.",
+            discussion: """
+                sluice.sqlite in the data directory if neither this nor --store-file nor \
+                SLUICE_STORE in the environment says otherwise. A URL with a password is taken \
+                from the file or the environment only.
+                """))
+    var store: String?
+
+    @Option(help: "File whose first line names the database, in place of --store.")
+    var storeFile: String?
+
     @Option(help: "Most MiB of journal segments that may wait for the database.")
     var segmentBudgetMib: Int = 1_024
 
@@ -25,6 +39,13 @@ import Sidecar
     var parentPipe = false
 
     func validate() throws {
+        guard store == nil || storeFile == nil else {
+            throw ValidationError("--store and --store-file exclude each other")
+        }
+        if let store, StoreLocation(store).holdsPassword {
+            throw ValidationError(
+                "a password has no place on the command line: use --store-file or SLUICE_STORE")
+        }
         guard segmentBudgetMib >= 32 else {
             throw ValidationError("--segment-budget-mib must be at least 32")
         }
@@ -32,6 +53,7 @@ import Sidecar
 
     func run() throws {
         var options = Sidecar.Options(dataDirectory: dataDirectory, runDirectory: runDirectory)
+        options.store = try location()
         options.segmentBudgetBytes = segmentBudgetMib * 1_024 * 1_024
         let sidecar = Sidecar(options)
         if parentPipe {
@@ -44,5 +66,16 @@ import Sidecar
             try? FileHandle.standardOutput.write(contentsOf: Data("{\"event\":\"ready\"}\n".utf8))
         }
         throw ExitCode(end.rawValue)
+    }
+
+    private func location() throws -> StoreLocation {
+        if let store { return StoreLocation(store) }
+        if let storeFile {
+            guard let text = try? String(contentsOfFile: storeFile, encoding: .utf8),
+                let line = text.split(separator: "\n").first
+            else { throw ValidationError("--store-file cannot be read") }
+            return StoreLocation(line.trimmingCharacters(in: .whitespaces))
+        }
+        return .ofDirectory(dataDirectory, environment: ProcessInfo.processInfo.environment)
     }
 }

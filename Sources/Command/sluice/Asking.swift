@@ -182,7 +182,7 @@ struct Asking {
             case .refused(.unauthenticated), .refused(.forbidden): .keyRefused
             case .refused(.insufficientFunds), .budgetExhausted: .budgetExhausted
             case .refused(.modelUnknown): .modelUnknown
-            case .refused: .requestRefused
+            case .refused, .duplicate: .requestRefused
             case .supplierLost: .supplierLost
             case .supplierFailed: .supplierFailed
             case .deadlineExceeded: .deadlineExceeded

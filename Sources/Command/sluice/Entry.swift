@@ -1,6 +1,7 @@
 import ArgumentParser
 
-/// The `sluice` command: try it on one machine, ask, read the records, make certificates and keys, measure.
+/// The `sluice` command: try it on one machine, ask, read the records, run accounts and money,
+/// make certificates and keys, measure.
 @main
 struct Entry: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -9,6 +10,7 @@ struct Entry: AsyncParsableCommand {
         version: "0.1.0",
         subcommands: [
             DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
-            KeyCommand.self, BenchCommand.self,
+            KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
+            SupplierCommand.self, LedgerCommand.self, BenchCommand.self,
         ])
 }

@@ -33,12 +33,13 @@ struct RecordsCommand: ParsableCommand {
 
     func run() throws {
         do {
-            let path = DevelopmentHome.databasePath(in: data)
-            guard FileManager.default.fileExists(atPath: path) else {
+            let location = StoreLocation.ofDirectory(
+                data, environment: ProcessInfo.processInfo.environment)
+            if case .sqlite(let path) = location, !FileManager.default.fileExists(atPath: path) {
                 Output.note("\(data) holds no records: \(path) does not exist")
                 throw ExitCode(ExitStatus.failed.rawValue)
             }
-            let store = try Store(path: path, durability: .everyTransaction)
+            let store = try Store(location, durability: .everyTransaction)
             if counts {
                 Output.line(try store.counts().json)
             } else if json {

@@ -72,6 +72,21 @@ package struct BrokerLimits: Sendable {
     /// Prefixes of conversations whose supplier is remembered, 24 bytes each.
     package var affinityEntries = 65_536
 
+    /// How long an admission waits for its account's lease, and when it may come again after that.
+    package var leaseWaitMs: UInt64 = 200
+    package static let leaseRetryMs: UInt64 = 1_000
+    /// A lease is asked to grow no more often: what comes between waits for the next time. What was
+    /// not granted is no longer asked for when nobody has waited for it for so long.
+    package static let leaseWithdrawUs: UInt64 = 1_000_000
+    package static let leaseAskPauseUs: UInt64 = 5_000
+    /// What nobody needed for so long goes back to the wallet.
+    package static let leaseIdleUs: UInt64 = 60_000_000
+    /// A renewal that was not answered is asked for again.
+    package static let leaseRenewalPauseUs: UInt64 = 60_000_000
+    /// Idempotency keys of one account, and how long they are kept after their tasks have ended.
+    package var idempotencyKeysPerAccount = 4_096
+    package var idempotencyKeepMs: UInt64 = 600_000
+
     /// TLS and HELLO, each.
     package var handshakeMs: UInt64 = 5_000
     /// Until the next byte of a body that has credit [U9].

@@ -47,6 +47,10 @@ package struct Submission: Sendable {
     package var trace: TraceContext?
     package var reserveBytes: UInt32
     package var bodyComplete: Bool
+    /// The most that it may cost; 0 = no bound of its own [Q16].
+    package var budget = MicroUSD.zero
+    /// Of the idempotency key, salted with the account; 0 = none [Q15].
+    package var keyDigest: UInt64 = 0
 
     package init(
         stream: StreamRef, connection: ConnectionRef, terms: TaskTerms, model: ModelName,
@@ -160,13 +164,17 @@ package enum DispatchRequest: Sendable {
     case redispatch(TaskIndex, StreamRef, TaskReport)
     /// The supplier's connection was going away when the task came for it: it never had it.
     case undelivered(TaskIndex, StreamRef)
+    /// The answer comes near the tokens that money is held for: hold more. Always answered by
+    /// `held`, unless the task ends or goes to another supplier before.
+    case holdLow(TaskIndex, StreamRef)
     /// The end of an accepted task is known; write it down and release END.
     case finished(StreamRef, TaskReport)
 }
 
 /// Dispatcher → shard.
 package enum ShardMessage: Sendable {
-    case welcome(ConnectionRef)
+    /// The account salts the digests of its idempotency keys.
+    case welcome(ConnectionRef, account: UInt64)
     /// Send ERROR and close.
     case refuseConnection(ConnectionRef, WireCode)
     /// The body is reserved; the rest of it may come.
@@ -175,20 +183,42 @@ package enum ShardMessage: Sendable {
     case accepted(StreamRef, TaskIndex, TaskID, position: UInt32)
     /// Not accepted: END goes out and the stream is free.
     case refused(StreamRef, WireCode, retryAfterMs: UInt32)
+    /// Not accepted, for an earlier task has the key: QUEUED of that one, then END [Q15].
+    case duplicate(StreamRef, TaskID, EndFrame)
     /// Open a stream at this supplier for this task.
-    case assign(StreamRef, ConnectionRef, OfferID, TaskID)
+    case assign(StreamRef, ConnectionRef, OfferID, TaskID, HeldTokens)
+    /// How many tokens money is held for now.
+    case held(StreamRef, HeldTokens)
     /// The record is written: END goes out and the stream is free.
     case end(StreamRef, EndFrame)
 
     /// The shard that it is for: the connection's, or that of the client's stream.
     package var shard: UInt16 {
         switch self {
-        case .welcome(let connection), .refuseConnection(let connection, _): connection.shard
+        case .welcome(let connection, _), .refuseConnection(let connection, _): connection.shard
         case .admitted(let stream, _), .accepted(let stream, _, _, _), .refused(let stream, _, _),
-            .assign(let stream, _, _, _), .end(let stream, _):
+            .duplicate(let stream, _, _), .assign(let stream, _, _, _, _),
+            .held(let stream, _), .end(let stream, _):
             stream.shard
         }
     }
+}
+
+/// The tokens of an answer that money is held for. Further ones wait until it is for more, and end
+/// the task where there is none.
+package struct HeldTokens: Equatable, Sendable {
+    /// `.max` for a task that nobody prepays.
+    package var count: UInt64
+    /// There will be no more.
+    package var isLast: Bool
+
+    package init(count: UInt64, isLast: Bool) {
+        self.count = count
+        self.isLast = isLast
+    }
+
+    /// Nothing is held, and nothing is asked for.
+    package static let unbounded = HeldTokens(count: .max, isLast: true)
 }
 
 /// What a dispatcher call leaves to be done, in order.
@@ -202,14 +232,16 @@ package struct DispatcherOutput: ~Copyable {
 /// Writes of the dispatcher to the instance files. The tail is published before any message of
 /// the same turn goes out.
 package enum JournalAction: Sendable {
-    /// Append the record, then fill the table slot with it and the record's sequence.
-    case accepted(slot: TaskIndex, AcceptedRecord)
+    /// Append the record, then fill the table slot with it and the record's sequence. Of input at
+    /// most `inputBound` tokens are billed, 0 = no bound.
+    case accepted(slot: TaskIndex, AcceptedRecord, inputBound: UInt32)
     /// Name the chosen supplier in the slot.
     case assigned(slot: TaskIndex, Assignment)
     /// Note the record's sequence in the slot, then append it.
     case ended(slot: TaskIndex, EndedRecord)
     case refused(RefusedRecord)
     case name(NameRecord)
+    case lease(LeaseRecord)
 }
 
 /// Who runs a task now, as the open-task slot keeps it.
@@ -220,6 +252,7 @@ package struct Assignment: Sendable {
     package var dispatches: UInt8
     package var winReason: WinReason
     package var queueUs: UInt32
+    package var operation: TaskOperation
     package var prices: TaskPrices
 }
 

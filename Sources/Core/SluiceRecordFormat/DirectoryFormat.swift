@@ -1,96 +1,119 @@
 package import SluiceWire
 
-/// What a credential may be used for.
-package enum DirectoryRole: UInt8, CaseIterable, Sendable {
-    case client = 1
-    case supplier = 2
-    case both = 3
-
-    /// Whether a peer of this role may use the credential.
-    package func allows(_ role: PeerRole) -> Bool {
-        switch (self, role) {
-        case (.both, _), (.client, .client), (.supplier, .supplier): true
-        case (.client, .supplier), (.supplier, .client): false
-        }
-    }
-}
-
-/// One credential in the directory: 128 bytes. A later entry of the same digest replaces the
-/// earlier; a revoked one stays for good, so that no reader can miss the revocation.
+/// One entry of the directory: 128 bytes. A later entry of the same key replaces the earlier.
 ///
-///     0 u8 layout version  1 u8 kind (1)  2 u8 role  3 u8 flags (bit 0 = revoked)  4 u32 CRC-32C
-///     8 u64 change number  16 32 bytes digest  48 u64 account  56 u64 expiry ms
-///     64 u32 concurrent tasks  68 u32 requests per minute  72 u64 supplier identity  80 zero
-package struct DirectoryEntry: Equatable, Sendable {
+///     0 u8 layout version  1 u8 kind  2 u8 the kind's own  3 u8 flags  4 u32 CRC-32C
+///     8 u64 change number  16 body
+package enum DirectoryEntry: Equatable, Sendable {
+    case credential(DirectoryCredential)
+    case account(DirectoryAccount)
+    case price(DirectoryPrice)
+    case fee(DirectoryFee)
+    case lease(DirectoryLease)
+
+    /// The kinds by their number in files.
+    package enum Kind: UInt8, CaseIterable, Sendable {
+        case credential = 1
+        case account = 2
+        case price = 3
+        case fee = 4
+        case lease = 5
+    }
+
+    /// What an entry is about: of each key the newest entry holds.
+    package enum Key: Hashable, Sendable {
+        case credential(Digest256)
+        case account(UInt64)
+        case price(ModelName, effectiveFromMs: UInt64)
+        case fee(effectiveFromMs: UInt64)
+        case lease(account: UInt64, instance: UInt64)
+    }
+
     package static let byteCount = RecordWords.byteCount
     private static let layoutVersion: UInt8 = 1
-    private static let credentialKind: UInt8 = 1
 
-    /// SHA-256 of the secret.
-    package var digest: Digest256
-    package var account: UInt64
-    package var role: DirectoryRole
-    package var isRevoked: Bool
-    /// Wall clock, milliseconds since 1970; 0 = never.
-    package var expiresAtMs: UInt64
-    /// 0 = the broker's default.
-    package var concurrentTasksMax: UInt32
-    /// 0 = the broker's default.
-    package var requestsPerMinuteMax: UInt32
-    /// 0 for a client's key.
-    package var supplier: UInt64
-    /// Position among all changes ever made to this directory, from 1; set by its writer.
-    package var change: UInt64 = 0
-
-    package init(
-        digest: Digest256, account: UInt64, role: DirectoryRole, isRevoked: Bool = false,
-        expiresAtMs: UInt64 = 0, concurrentTasksMax: UInt32 = 0, requestsPerMinuteMax: UInt32 = 0,
-        supplier: UInt64 = 0
-    ) {
-        self.digest = digest
-        self.account = account
-        self.role = role
-        self.isRevoked = isRevoked
-        self.expiresAtMs = expiresAtMs
-        self.concurrentTasksMax = concurrentTasksMax
-        self.requestsPerMinuteMax = requestsPerMinuteMax
-        self.supplier = supplier
-    }
-
-    /// Whether the credential may be used at this wall-clock time.
-    package func isValid(nowMs: UInt64) -> Bool {
-        !isRevoked && (expiresAtMs == 0 || nowMs < expiresAtMs)
-    }
-
-    /// Nil unless checksum, version and every field hold.
+    /// Nil unless checksum, version, kind and every field hold. A reader passes over an entry
+    /// that is intact and yet nil: a later version wrote it.
     package init?(_ words: RecordWords) {
         guard words.isIntact, words[0].byte(0) == Self.layoutVersion,
-            words[0].byte(1) == Self.credentialKind,
-            let role = DirectoryRole(rawValue: words[0].byte(2))
+            let kind = Kind(rawValue: words[0].byte(1))
         else { return nil }
-        self.init(
-            digest: Digest256(words[2], words[3], words[4], words[5]), account: words[6],
-            role: role, isRevoked: words[0].byte(3) & 1 == 1, expiresAtMs: words[7],
-            concurrentTasksMax: words[8].low32, requestsPerMinuteMax: words[8].high32,
-            supplier: words[9])
+        let entry: DirectoryEntry? =
+            switch kind {
+            case .credential: DirectoryCredential(words).map { .credential($0) }
+            case .account: .account(DirectoryAccount(words))
+            case .price: DirectoryPrice(words).map { .price($0) }
+            case .fee: DirectoryFee(words).map { .fee($0) }
+            case .lease: DirectoryLease(words).map { .lease($0) }
+            }
+        guard let entry else { return nil }
+        self = entry
         change = words[1]
     }
 
+    /// The entry as it stands in a file, with its checksum.
     package var words: RecordWords {
-        var words = RecordWords()
-        words[0] =
-            .byte(Self.layoutVersion, at: 0) | .byte(Self.credentialKind, at: 1)
-            | .byte(role.rawValue, at: 2) | .byte(isRevoked ? 1 : 0, at: 3)
+        let (kind, body): (Kind, RecordWords) =
+            switch self {
+            case .credential(let credential): (.credential, credential.body)
+            case .account(let account): (.account, account.body)
+            case .price(let price): (.price, price.body)
+            case .fee(let fee): (.fee, fee.body)
+            case .lease(let lease): (.lease, lease.body)
+            }
+        var words = body
+        words[0] |= .byte(Self.layoutVersion, at: 0) | .byte(kind.rawValue, at: 1)
         words[1] = change
-        words[2] = digest.words.0
-        words[3] = digest.words.1
-        words[4] = digest.words.2
-        words[5] = digest.words.3
-        words[6] = account
-        words[7] = expiresAtMs
-        words[8] = UInt64(low: concurrentTasksMax, high: requestsPerMinuteMax)
-        words[9] = supplier
         return words.sealed
+    }
+
+    /// Position among all changes ever made to this directory, from 1; set by its writer.
+    package var change: UInt64 {
+        get {
+            switch self {
+            case .credential(let credential): credential.change
+            case .account(let account): account.change
+            case .price(let price): price.change
+            case .fee(let fee): fee.change
+            case .lease(let lease): lease.change
+            }
+        }
+        set {
+            switch self {
+            case .credential(var credential):
+                credential.change = newValue
+                self = .credential(credential)
+            case .account(var account):
+                account.change = newValue
+                self = .account(account)
+            case .price(var price):
+                price.change = newValue
+                self = .price(price)
+            case .fee(var fee):
+                fee.change = newValue
+                self = .fee(fee)
+            case .lease(var lease):
+                lease.change = newValue
+                self = .lease(lease)
+            }
+        }
+    }
+
+    package var key: Key {
+        switch self {
+        case .credential(let credential): .credential(credential.digest)
+        case .account(let account): .account(account.account)
+        case .price(let price): .price(price.model, effectiveFromMs: price.effectiveFromMs)
+        case .fee(let fee): .fee(effectiveFromMs: fee.effectiveFromMs)
+        case .lease(let lease): .lease(account: lease.account, instance: lease.instance)
+        }
+    }
+
+    /// False for a closed lease, which the next snapshot leaves out: its instance is gone, or it
+    /// has long expired. Revoked credentials and removed prices stay, so that no reader can miss
+    /// them however long it slept.
+    package var staysInSnapshots: Bool {
+        if case .lease(let lease) = self { !lease.isClosed } else { true }
     }
 }
 

@@ -14,6 +14,8 @@ package enum RecordKind: UInt8, CaseIterable, Sendable {
     case instanceStart = 5
     /// This instance wrote every missing ENDED of a dead one.
     case instanceClosed = 6
+    /// What a broker asks of an account's wallet, and gives back.
+    case lease = 7
 }
 
 /// One 128-byte record of the journal: three header words, then thirteen words whose meaning
@@ -298,6 +300,56 @@ package struct InstanceClosedRecord: Equatable, Sendable {
         record.words[3] = closed
         record.words[4] = closedAtUs
         record.words[5] = UInt64(endedCount)
+        return record
+    }
+}
+
+/// What a broker asks of an account's wallet, and gives back (`Protocol/Money.md`). Amounts are
+/// totals since the instance began, so that applying a record twice changes nothing. The lease is
+/// that of (`account`, the record's instance).
+package struct LeaseRecord: Equatable, Sendable {
+    package var account: UInt64
+    /// Total that the broker asks to have been granted; not above what it has = renew only.
+    package var wanted: MicroUSD
+    /// Total given back.
+    package var returned: MicroUSD
+    /// Total charged by ENDED records, for information.
+    package var spent: MicroUSD
+    /// Held for open tasks now, for information.
+    package var held: MicroUSD
+    /// Wall clock, microseconds since 1970.
+    package var atUs: UInt64
+
+    package init(
+        account: UInt64, wanted: MicroUSD, returned: MicroUSD, spent: MicroUSD, held: MicroUSD,
+        atUs: UInt64
+    ) {
+        self.account = account
+        self.wanted = wanted
+        self.returned = returned
+        self.spent = spent
+        self.held = held
+        self.atUs = atUs
+    }
+
+    /// Nil for another kind or a negative amount.
+    package init?(_ record: JournalRecord) {
+        let words = record.words
+        let amounts = (4...7).map { Int64(bitPattern: words[$0]) }
+        guard record.kind == .lease, amounts.allSatisfy({ $0 >= 0 }) else { return nil }
+        self.init(
+            account: words[3], wanted: MicroUSD(amounts[0]), returned: MicroUSD(amounts[1]),
+            spent: MicroUSD(amounts[2]), held: MicroUSD(amounts[3]), atUs: words[8])
+    }
+
+    package var record: JournalRecord {
+        var record = JournalRecord(kind: .lease)
+        record.words[3] = account
+        record.words[4] = UInt64(bitPattern: wanted.rawValue)
+        record.words[5] = UInt64(bitPattern: returned.rawValue)
+        record.words[6] = UInt64(bitPattern: spent.rawValue)
+        record.words[7] = UInt64(bitPattern: held.rawValue)
+        record.words[8] = atUs
         return record
     }
 }

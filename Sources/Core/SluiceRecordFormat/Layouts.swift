@@ -95,6 +95,12 @@ package enum Counter: Int, CaseIterable, Sendable {
     case tasksMatchedAtOnce, affinityHits, retriesRefused
     /// Microseconds from acceptance to the first dispatch, all tasks together.
     case queueUsTotal
+    /// Prepaid tasks refused for want of money, those that waited for their account's lease, and
+    /// how often a lease was asked to grow.
+    case holdsRefused, leaseWaits, leaseAsks
+    /// Tasks refused by the limits of an account or key, and those answered with an earlier task
+    /// of their idempotency key.
+    case limitRefusals, duplicatesAnswered
 }
 
 /// A histogram in the statistics page, one per shard: 256 buckets, see `HistogramBucket`.

@@ -22,22 +22,24 @@ package struct OpenTaskSlot: Equatable, Sendable {
         case acceptedAtUs = 4
         /// Identity of the supplier; 0 = not dispatched.
         case supplier = 5
-        /// u32 offer model, u8 supply type, u8 dispatches, u8 win reason, u8 zero.
+        /// u32 offer model, u8 supply type, u8 dispatches, u8 win reason, u8 operation.
         case dispatch = 6
-        /// Prices frozen at dispatch, micro-USD per million tokens.
-        case supplierInputPrice = 7
-        case supplierOutputPrice = 8
-        case consumerInputPrice = 9
-        case consumerOutputPrice = 10
+        /// Prices frozen at dispatch, each u32 low, u32 high: the supplier's for input and cached,
+        /// for output and reasoning, then the consumer's in the same order.
+        case askInputCached = 7
+        case askOutputReasoning = 8
+        case consumerInputCached = 9
+        case consumerOutputReasoning = 10
         /// u32 input tokens, u32 cached tokens, as the supplier's STARTED said.
         case started = 11
-        /// u32 output tokens, u32 reasoning tokens sealed to the client.
+        /// u32 output tokens, u32 reasoning tokens sealed to the client; of a prepaid task never
+        /// more than are held for.
         case delivered = 12
         /// Payload bytes sealed to the client.
         case deliveredBytes = 13
         /// Time to first token in microseconds; all ones = no output yet.
         case ttftUs = 14
-        /// u32 microseconds in the queue, u32 `maxInputTokens` (0 = no limit).
+        /// u32 microseconds in the queue, u32 most input tokens that are billed (0 = no limit).
         case terms = 15
     }
 
@@ -75,6 +77,10 @@ package struct OpenTaskSlot: Equatable, Sendable {
     package var supplyType: SupplyType? { SupplyType(rawValue: self[.dispatch].byte(4)) }
     package var dispatches: UInt8 { self[.dispatch].byte(5) }
     package var winReason: UInt8 { self[.dispatch].byte(6) }
+    /// `chat` for a task that was never dispatched: it has no prices.
+    package var operation: TaskOperation {
+        TaskOperation(rawValue: self[.dispatch].byte(7)) ?? .chat
+    }
     package var inputTokens: UInt32 { self[.started].low32 }
     package var cachedTokens: UInt32 { self[.started].high32 }
     package var deliveredTokens: UInt32 { self[.delivered].low32 }
@@ -86,17 +92,18 @@ package struct OpenTaskSlot: Equatable, Sendable {
 
     package var prices: TaskPrices {
         TaskPrices(
-            supplierInput: self[.supplierInputPrice], supplierOutput: self[.supplierOutputPrice],
-            consumerInput: self[.consumerInputPrice], consumerOutput: self[.consumerOutputPrice])
+            ask: PriceList(self[.askInputCached], self[.askOutputReasoning]),
+            consumer: PriceList(self[.consumerInputCached], self[.consumerOutputReasoning]))
     }
 
     /// Packs the `dispatch` word.
     @inlinable
     package static func dispatchWord(
-        offerModel: UInt32, supplyType: SupplyType, dispatches: UInt8, winReason: UInt8
+        offerModel: UInt32, supplyType: SupplyType, dispatches: UInt8, winReason: UInt8,
+        operation: TaskOperation
     ) -> UInt64 {
         UInt64(offerModel) | .byte(supplyType.rawValue, at: 4) | .byte(dispatches, at: 5)
-            | .byte(winReason, at: 6)
+            | .byte(winReason, at: 6) | .byte(operation.rawValue, at: 7)
     }
 
     /// The final record of a task whose broker died: what was delivered is billed, input only if
@@ -114,7 +121,7 @@ package struct OpenTaskSlot: Equatable, Sendable {
             task: TaskID(instance: instance, counter: counter), status: .brokerLost,
             code: .internalFault, usage: usage, deliveredBytes: deliveredBytes, ttftUs: ttftUs,
             durationUs: endedAtUs > acceptedAtUs ? endedAtUs - acceptedAtUs : 0, queueUs: queueUs,
-            charge: prices.charge(inputTokens: input, outputTokens: output) ?? .none,
+            charge: prices.charge(usage, operation) ?? .none,
             supplier: supplier, offerModel: offerModel, supplyType: supplyType,
             dispatches: dispatches, winReason: winReason)
     }

@@ -1,6 +1,6 @@
 // Frames by which a supplier says what it serves: OFFER, GRANT, WITHDRAW, all on stream 0.
 
-/// Prices per million tokens, 0…2^53 micro-USD.
+/// Prices per million tokens, each 0…2^32 - 1 micro-USD; of images per image.
 public struct TokenPrices: Hashable, Sendable {
     /// Per million prompt tokens.
     public var input: MicroUSD
@@ -21,7 +21,8 @@ public struct TokenPrices: Hashable, Sendable {
         self.reasoning = reasoning
     }
 
-    package static let amountMax: Int64 = 1 << 53
+    /// The highest price: 4,294.97 USD per million tokens.
+    package static let amountMax: Int64 = (1 << 32) - 1
 }
 
 /// One model that a supplier serves, with its asking price ([S1]…[S3]).

@@ -89,6 +89,9 @@ public enum WireCode: UInt16, Sendable, CaseIterable {
     case insufficientFunds = 60
     /// The account may not use this model or feature.
     case notPermitted = 61
+    /// An earlier task of the account has the same idempotency key: no second one runs. The QUEUED
+    /// before it names that task, and usage and cost are that task's once it has ended ([Q15]).
+    case duplicate = 62
 
     // Stream scope: a supplier's END.
     /// The supplier did not start the task (an ASSIGN that crossed a WITHDRAW): no strike.
@@ -145,7 +148,7 @@ extension WireCode {
         case .draining: .now
         case .uploadTimeout: .now
         case .unsupported, .bodyTooLarge, .bodyMismatch, .invalidRequest, .insufficientFunds,
-            .notPermitted:
+            .notPermitted, .duplicate:
             .never
         case .declined, .upstreamUnavailable: .now
         case .upstreamRefused: .never

@@ -134,7 +134,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.
     private mutating func wait() -> Int {
-        let timeoutMs = shard.openTasks > 0 ? 20 : 100
+        let timeoutMs = isLeaseAwaited ? 5 : shard.openTasks > 0 ? 20 : 100
         gauge.sleep.prepare()
         let count = transport.wait(
             timeoutMs: hasMail ? 0 : hasWaiting ? 1 : timeoutMs, gatherUs: gathering.waitUs)
@@ -261,6 +261,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                 shard.welcome(connection).encode(into: &control[Int(connection)])
             case .authenticate(let connection, let start, let count, let kind):
                 authenticate(connection, Int(start)..<Int(start + count), kind)
+            case .hashKey(let stream, let start, let count, let account):
+                hashKey(of: stream, Int(start)..<Int(start + count), account: account)
             case .close(let connection, let afterSending):
                 guard let channel = channels[Int(connection)] else { continue }
                 closing.append((channel, afterSending))
@@ -277,6 +279,13 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         shard.credential(
             connection, kind: kind, digest: Digest256(hash.0, hash.1, hash.2, hash.3),
             out: &output)
+    }
+
+    private mutating func hashKey(of stream: StreamRef, _ place: Range<Int>, account: UInt64) {
+        var salt: [UInt8] = []
+        salt.appendLittleEndian(account)
+        let hash = hmacSHA256(key: salt.span, content.incoming.span.extracting(place))
+        shard.idempotencyKey(stream, digest: hash.0, out: &output)
     }
 
     // MARK: Dispatcher
@@ -325,6 +334,13 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         }
         if !links.messages[index].isEmpty { return true }
         return links.parcels.contains { !$0[index].isEmpty }
+    }
+
+    private var isLeaseAwaited: Bool {
+        switch seat {
+        case .some(let seat): seat.isLeaseAwaited
+        case .none: false
+        }
     }
 
     /// Something found no room in the queue of another thread.

@@ -42,6 +42,9 @@ struct DispatchSeat: ~Copyable {
     /// Whether another shard waits for an answer.
     var hasRequests: Bool { links.requests.contains { !$0.isEmpty } }
 
+    /// Somebody waits for a lease, which comes by the directory.
+    var isLeaseAwaited: Bool { dispatcher.isLeaseAwaited }
+
     /// Answers that found no room in a queue.
     var hasWaiting: Bool { outlets.contains { $0.waitingCount > 0 } }
 
@@ -98,16 +101,21 @@ struct DispatchSeat: ~Copyable {
         for shard in outlets.indices { outlets[shard].flush() }
     }
 
-    /// What has time: credentials that changed, numbers for operators, slow clocks.
+    /// What has time: entries of the directory that changed, numbers for operators, slow clocks.
+    /// While somebody waits for a lease, the directory is looked at every few milliseconds.
     mutating func poll(nowUs: UInt64, wallUs: UInt64) {
-        guard nowUs - lastPollUs >= 100_000 else { return }
+        let sinceUs = nowUs - lastPollUs
+        guard sinceUs >= 100_000 || (dispatcher.isLeaseAwaited && sinceUs >= 5_000) else { return }
         lastPollUs = nowUs
         do {
             for entry in try directory.poll() {
-                dispatcher.credentialChanged(entry, wallUs: wallUs, out: &output)
+                dispatcher.directoryChanged(entry, nowUs: nowUs, wallUs: wallUs, out: &output)
             }
         } catch {
             log.event("directory_unreadable")
+        }
+        if dispatcher.isLeaseAwaited {
+            dispatcher.advanceLeases(nowUs: nowUs, wallUs: wallUs, out: &output)
         }
         if nowUs - lastSecondUs >= 1_000_000 {
             lastSecondUs = nowUs

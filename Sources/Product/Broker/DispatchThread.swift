@@ -53,7 +53,8 @@ struct DispatchThread: ~Copyable {
         let sleep = links.dispatcherGauge
         while !state.isOver.load(ordering: .acquiring) {
             sleep.sleep.prepare()
-            if !seat.hasRequests { bell.wait(timeoutMs: seat.hasWaiting ? 1 : 100) }
+            let timeoutMs = seat.hasWaiting ? 1 : seat.isLeaseAwaited ? 5 : 100
+            if !seat.hasRequests { bell.wait(timeoutMs: timeoutMs) }
             sleep.sleep.wake()
             let nowUs = MonotonicClock.nowUs
             let wallUs = WallClock.nowUs

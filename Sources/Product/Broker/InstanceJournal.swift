@@ -41,10 +41,10 @@ struct InstanceJournal: ~Copyable {
 
     private mutating func perform(_ action: JournalAction) {
         switch action {
-        case .accepted(let slot, let record):
+        case .accepted(let slot, let record, let inputBound):
             let opened = OpenTaskSlot(
                 counter: record.counter, acceptedAtUs: record.acceptedAtUs,
-                maxInputTokens: record.maxInputTokens)
+                maxInputTokens: inputBound)
             instance.table.openSlot(Int(slot), opened)
             // The slot names the record before the record can be seen.
             instance.table.setAcceptSequence(Int(slot), instance.journal.lastSequence + 1)
@@ -52,7 +52,8 @@ struct InstanceJournal: ~Copyable {
         case .assigned(let slot, let assignment):
             let word = OpenTaskSlot.dispatchWord(
                 offerModel: assignment.offerModel, supplyType: assignment.supplyType,
-                dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue)
+                dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue,
+                operation: assignment.operation)
             instance.table.setSupplier(
                 Int(slot), supplier: assignment.supplier, dispatchWord: word,
                 prices: assignment.prices, queueUs: assignment.queueUs)
@@ -64,6 +65,8 @@ struct InstanceJournal: ~Copyable {
         case .refused(let record):
             instance.journal.append(record.record)
         case .name(let record):
+            instance.journal.append(record.record)
+        case .lease(let record):
             instance.journal.append(record.record)
         }
     }
@@ -99,6 +102,11 @@ struct InstanceJournal: ~Copyable {
         statistics.set(.tasksOpen, UInt64(dispatcher.openTasks))
         statistics.set(.journalFullRefusals, dispatch.journalFullRefusals)
         statistics.set(.refusalsCounted, dispatch.refusalsUnwritten)
+        statistics.set(.holdsRefused, dispatch.holdsRefused)
+        statistics.set(.leaseWaits, dispatch.leaseWaits)
+        statistics.set(.leaseAsks, dispatch.leaseAsks)
+        statistics.set(.limitRefusals, dispatch.limitRefusals)
+        statistics.set(.duplicatesAnswered, dispatch.duplicates)
         statistics.set(.journalRecords, instance.journal.publishedSequence)
         statistics.set(.journalRecordsFree, UInt64(max(0, instance.journal.freeRecords)))
     }

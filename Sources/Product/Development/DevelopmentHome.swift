@@ -1,6 +1,7 @@
 import Foundation
 import Glibc
 import SluiceWire
+package import Store
 import TLSEngine
 
 /// Where everything of a set-up on one machine lies: one data directory, and one run directory on
@@ -22,8 +23,12 @@ package struct DevelopmentHome: Sendable {
     package var clientKeyPath: String { path + "/client.key" }
     /// The supplier token alone, for `--token-file`.
     package var supplierTokenPath: String { path + "/supplier.token" }
-    /// Accounts, keys and records.
+    /// Accounts, keys and records, unless the environment names another store.
     package var databasePath: String { Self.databasePath(in: path) }
+    /// Where accounts, keys and records are.
+    package var storeLocation: StoreLocation {
+        .ofDirectory(path, environment: ProcessInfo.processInfo.environment)
+    }
     /// Held by a running `sluice dev`.
     package var lockPath: String { path + "/dev.lock" }
     /// Credentials, as the broker reads them.

@@ -16,6 +16,7 @@ package struct DevelopmentKeys: Codable, Sendable {
     /// Takes the keys of an earlier run if they are still valid, and makes what is missing.
     package static func openOrMake(_ home: DevelopmentHome) throws(DevelopmentError) -> Self {
         let book = try KeyBook(home)
+        try DevelopmentMarket.openOrMake(book)
         let kept = try read(home)
         let keys = DevelopmentKeys(
             clientKey: try validOrNew(kept?.clientKey, .client, clientAccount, book),

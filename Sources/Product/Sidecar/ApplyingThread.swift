@@ -5,14 +5,17 @@ import Synchronization
 
 /// Runs a `RecordApplier` on a thread of its own until the copier is final and all is applied.
 final class ApplyingThread: Sendable {
-    private let applier: RecordApplier
+    private let applier: Mutex<RecordApplier?>
     private let options: Sidecar.Options
     private let progress: SharedProgress
     private let failed = Atomic<Bool>(false)
     private let ended = DispatchSemaphore(value: 0)
 
-    init(_ applier: RecordApplier, options: Sidecar.Options, progress: SharedProgress) {
-        self.applier = applier
+    init(
+        _ applier: consuming sending RecordApplier, options: Sidecar.Options,
+        progress: SharedProgress
+    ) {
+        self.applier = Mutex(consume applier)
         self.options = options
         self.progress = progress
     }
@@ -39,12 +42,13 @@ final class ApplyingThread: Sendable {
     }
 
     private func loop() throws(InstanceError) {
-        var applier = applier
+        guard var applier = applier.withLock({ $0.take() }) else { return }
         var deadlineUs: UInt64?
         while true {
             // Read first: what became durable before it was final is still applied below.
             let isFinal = progress.snapshot.isFinal
             if try applier.step() { continue }
+            if !applier.isStoreRefusing { applier.syncDirectory() }
             if applier.isCaughtUp {
                 if isFinal { return }
                 try applier.endLostTasks()

@@ -4,19 +4,29 @@ import SluiceWire
 import Store
 
 /// Applies the segment log to the store at the store's own pace, deletes segments that are applied
-/// and on the device, and ends tasks whose instance has vanished. One thread owns it.
-struct RecordApplier {
-    private static let recordsPerBatch = 2_048
+/// and on the device, ends tasks and closes leases whose instance has vanished, and tells the
+/// directory what the store has committed. One thread owns it.
+struct RecordApplier: ~Copyable {
+    private static let recordsPerBatch = 4_096
     private static let lostCheckIntervalUs: UInt64 = 5_000_000
+    /// Between two looks at what others have committed.
+    private static let syncIntervalUs: UInt64 = 100_000
+    private static let daysIntervalUs: UInt64 = 3_600_000_000
 
     private let segmentDirectory: String
     private let runDirectory: String
+    private let directory: String
     private let lostAfterUs: UInt64
-    private let storePath: String
+    private let location: StoreLocation
+    private let node: UInt64
     private var store: Store?
+    private var sync: DirectorySync?
+    private var nextSyncUs: UInt64 = 0
+    private var nextDaysUs: UInt64 = 0
     private let progress: SharedProgress
     private var position: SegmentPosition
     private var busyGate = EventGate()
+    private var directoryGate = EventGate()
     private var isFailing = false
     private var lostCheck: LostCheck?
     private var nextLostCheckUs: UInt64 = 0
@@ -29,13 +39,15 @@ struct RecordApplier {
 
     /// Starts at the oldest segment; the store's cursors skip what it has.
     init(
-        segmentDirectory: String, runDirectory: String, storePath: String,
-        lostAfterUs: UInt64, progress: SharedProgress
+        segmentDirectory: String, options: Sidecar.Options, node: UInt64,
+        progress: SharedProgress
     ) throws(InstanceError) {
         self.segmentDirectory = segmentDirectory
-        self.runDirectory = runDirectory
-        self.lostAfterUs = lostAfterUs
-        self.storePath = storePath
+        runDirectory = options.runDirectory
+        directory = Sidecar.Options.directoryPath(dataDirectory: options.dataDirectory)
+        lostAfterUs = options.lostAfterUs
+        location = options.store
+        self.node = node
         self.progress = progress
         let first = try SegmentFiles.numbers(segmentDirectory).first ?? 1
         position = SegmentPosition(segment: first, offset: RecordWords.byteCount)
@@ -63,13 +75,18 @@ struct RecordApplier {
         let end = min(limit, position.offset + Self.recordsPerBatch * RecordWords.byteCount)
         let records = try SegmentFiles.records(segmentDirectory, from: position, to: end)
         do {
-            _ = try openStore().applyBatch(records)
+            // An unknown outcome is no different from a failure: the next try begins at the
+            // store's cursors and does what is left.
+            let batch = try openStore().applyBatch(
+                records, node: node, nowUs: LocalFileSystem.wallUs())
+            if batch.hasChanges { nextSyncUs = 0 }
         } catch {
             report(error)
             return false
         }
         recovered()
         position.offset = end
+        syncDirectory()
         return true
     }
 
@@ -91,6 +108,35 @@ struct RecordApplier {
             segment: following.first { $0 > position.segment } ?? position.segment + 1,
             offset: RecordWords.byteCount)
         return true
+    }
+
+    /// Tells the directory what was committed, by this process at once and by others soon. A
+    /// directory that another process is writing is left to that one for now.
+    mutating func syncDirectory() {
+        let nowUs = LocalFileSystem.monotonicUs()
+        guard nowUs >= nextSyncUs else { return }
+        nextSyncUs = nowUs + Self.syncIntervalUs
+        do {
+            let store = try openStore()
+            if sync == nil {
+                sync = try DirectorySync(directory: directory, node: node, wait: false)
+            }
+            try sync?.run(store)
+            if nowUs >= nextDaysUs {
+                nextDaysUs = nowUs + Self.daysIntervalUs
+                try store.prepareDays(nowUs: LocalFileSystem.wallUs())
+            }
+        } catch let error as StoreError {
+            report(error)
+        } catch DirectorySync.Failure.store(let error) {
+            report(error)
+        } catch {
+            guard error as? InstanceError != .locked else { return }
+            // What cannot be written now is compared anew.
+            sync = nil
+            guard directoryGate.opens(nowUs: nowUs) else { return }
+            SidecarLog.write(.directoryFailed)
+        }
     }
 
     /// Ends tasks as `lost` that were accepted longer ago than any deadline and whose instance is
@@ -116,9 +162,16 @@ struct RecordApplier {
             let store = try openStore()
             let lost = try store.openTasks(acceptedBefore: wallUs - lostAfterUs)
                 .filter { !check.present.contains($0.task.instance) }
-            guard !lost.isEmpty else { return }
-            try store.closeAsLost(lost, atUs: wallUs)
-            SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])
+            if !lost.isEmpty {
+                try store.closeAsLost(lost, atUs: wallUs)
+                SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])
+            }
+            let closed = try store.closeLeases(
+                node: node, present: check.present, nowUs: wallUs)
+            if closed > 0 {
+                nextSyncUs = 0
+                SidecarLog.write(.leasesClosed, [.count: UInt64(closed)])
+            }
         } catch {
             report(error)
         }
@@ -128,7 +181,7 @@ struct RecordApplier {
     /// database never keeps the copier waiting.
     private mutating func openStore() throws(StoreError) -> Store {
         if let store { return store }
-        let opened = try Store(path: storePath, durability: .checkpoint)
+        let opened = try Store(location, durability: .checkpoint)
         store = opened
         return opened
     }
@@ -140,7 +193,11 @@ struct RecordApplier {
         case .locked: SidecarLog.write(.storeBusy)
         case .full: SidecarLog.write(.storeFull)
         case .failed(let code): SidecarLog.write(.storeFailed, [.code: UInt64(code)])
-        case .damaged, .unusable, .newerSchema, .unknownKey, .notPublished:
+        case .unreachable, .outcomeUnknown: SidecarLog.write(.storeUnreachable)
+        case .refused: SidecarLog.write(.storeRefused)
+        case .damaged, .unusable, .newerSchema, .unknownKey, .unknownAccount, .accountExists,
+            .unknownPayout, .payoutSettled, .insufficientFunds, .referenceUsed, .invalidValue,
+            .overflow:
             SidecarLog.write(.storeFailed)
         }
     }

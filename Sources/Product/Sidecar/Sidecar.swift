@@ -1,6 +1,7 @@
 import Dispatch
 import Foundation
 import SharedMemory
+package import Store
 
 /// The process beside the broker that makes its records durable: rings → segments → store.
 ///
@@ -13,8 +14,8 @@ package struct Sidecar: Sendable {
         package var dataDirectory: String
         /// Where brokers make their instances.
         package var runDirectory: String
-        /// The database; in the data directory unless it has a volume of its own.
-        package var storePath: String
+        /// The database; a file of the data directory unless told otherwise.
+        package var store: StoreLocation
         /// Time between two looks at the rings.
         package var pollMs: UInt32 = 10
         /// Size at which a segment is followed by the next.
@@ -30,7 +31,7 @@ package struct Sidecar: Sendable {
         package init(dataDirectory: String, runDirectory: String) {
             self.dataDirectory = dataDirectory
             self.runDirectory = runDirectory
-            storePath = Self.storePath(dataDirectory: dataDirectory)
+            store = .sqlite(path: Self.storePath(dataDirectory: dataDirectory))
         }
 
         /// Where the store lies in a data directory.
@@ -113,8 +114,9 @@ package struct Sidecar: Sendable {
             runDirectory: options.runDirectory, log: log, segmentBytes: segmentBytes,
             budgetBytes: options.segmentBudgetBytes, progress: progress)
         let applier = try RecordApplier(
-            segmentDirectory: segmentDirectory, runDirectory: options.runDirectory,
-            storePath: options.storePath, lostAfterUs: options.lostAfterUs, progress: progress)
+            segmentDirectory: segmentDirectory, options: options,
+            node: try NodeNumber.openOrMake(dataDirectory: options.dataDirectory),
+            progress: progress)
         SidecarLog.write(
             .started, [.segments: UInt64(numbers.count), .bytes: UInt64(segmentBytes)])
 

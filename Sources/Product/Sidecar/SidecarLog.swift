@@ -6,8 +6,8 @@ enum SidecarEvent: String {
     case started, stopping, stopped
     case instanceFound, instanceRemoved, instanceDamaged, sequenceGap
     case segmentsDamaged, diskFull, diskHasRoom, budgetUsed, syncFailed, fileFailed
-    case storeBusy, storeFull, storeFailed, storeRecovered
-    case tasksLost, alreadyRunning, directoryUnusable
+    case storeBusy, storeFull, storeFailed, storeUnreachable, storeRefused, storeRecovered
+    case tasksLost, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
 }
 
 /// Names of the numbers that accompany an event.

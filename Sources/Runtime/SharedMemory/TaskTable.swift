@@ -83,10 +83,11 @@ package struct TaskTable: @unchecked Sendable {
         _ index: Int, supplier: UInt64, dispatchWord: UInt64, prices: TaskPrices, queueUs: UInt32
     ) {
         store(0, index, OpenTaskSlot.Word.started.rawValue)
-        store(prices.supplierInput, index, OpenTaskSlot.Word.supplierInputPrice.rawValue)
-        store(prices.supplierOutput, index, OpenTaskSlot.Word.supplierOutputPrice.rawValue)
-        store(prices.consumerInput, index, OpenTaskSlot.Word.consumerInputPrice.rawValue)
-        store(prices.consumerOutput, index, OpenTaskSlot.Word.consumerOutputPrice.rawValue)
+        store(prices.ask.firstWord, index, OpenTaskSlot.Word.askInputCached.rawValue)
+        store(prices.ask.secondWord, index, OpenTaskSlot.Word.askOutputReasoning.rawValue)
+        store(prices.consumer.firstWord, index, OpenTaskSlot.Word.consumerInputCached.rawValue)
+        store(
+            prices.consumer.secondWord, index, OpenTaskSlot.Word.consumerOutputReasoning.rawValue)
         store(
             UInt64(low: queueUs, high: load(index, .terms).high32), index,
             OpenTaskSlot.Word.terms.rawValue)

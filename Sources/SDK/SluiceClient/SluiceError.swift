@@ -39,6 +39,10 @@ public enum SluiceError: Error, Hashable, Sendable {
     case rejected(Rejection)
     /// Not accepted and not charged; the same request would be refused again.
     case refused(WireCode)
+    /// An earlier task of the account has the same idempotency key: nothing ran and nothing more is
+    /// charged. The receipt is that task's; usage and cost are 0 while it is still open, and its
+    /// identity is missing where the broker answered before the body was complete.
+    case duplicate(Receipt)
     /// The supplier's connection was lost after output had been delivered.
     case supplierLost(Receipt)
     /// The supplier or the engine behind it could not complete the task.
@@ -57,11 +61,12 @@ public enum SluiceError: Error, Hashable, Sendable {
     /// never sent again by itself. `usage` is what had arrived.
     case connectionLost(Receipt)
 
-    /// What was delivered and charged; empty for a task that was not accepted.
+    /// What was delivered and charged; empty for a task that was not accepted, and that of the
+    /// earlier task for a duplicate.
     public var receipt: Receipt {
         switch self {
         case .rejected, .refused: Receipt()
-        case .supplierLost(let receipt), .supplierFailed(_, let receipt),
+        case .duplicate(let receipt), .supplierLost(let receipt), .supplierFailed(_, let receipt),
             .budgetExhausted(let receipt), .deadlineExceeded(let receipt),
             .cancelled(let receipt), .stalled(let receipt), .brokerDrained(let receipt),
             .connectionLost(let receipt):
@@ -74,6 +79,7 @@ public enum SluiceError: Error, Hashable, Sendable {
         switch self {
         case .rejected(let rejection): rejection.code
         case .refused(let code), .supplierFailed(let code, _): code
+        case .duplicate: .duplicate
         case .supplierLost: .supplierLost
         case .budgetExhausted: .budgetExhausted
         case .deadlineExceeded: .deadlineExceeded
@@ -92,6 +98,7 @@ public enum SluiceError: Error, Hashable, Sendable {
         let receipt = Receipt(task: task, usage: end.usage, cost: end.cost)
         switch end.code {
         case .completed: return nil
+        case .duplicate: self = .duplicate(receipt)
         case .cancelled: self = .cancelled(receipt)
         case .stalled: self = .stalled(receipt)
         case .deadlineExceeded: self = .deadlineExceeded(receipt)
@@ -124,6 +131,8 @@ extension SluiceError: CustomStringConvertible {
             "rejected: \(rejection.code)"
                 + (rejection.retryAfter.map { ", retry after \($0)" } ?? "")
         case .refused(let code): "refused: \(code)"
+        case .duplicate(let receipt):
+            "duplicate of \(receipt.task?.description ?? "an earlier task")"
         case .supplierLost: "supplier lost, \(delivered)"
         case .supplierFailed(let code, _): "supplier failed: \(code), \(delivered)"
         case .budgetExhausted: "budget exhausted, \(delivered)"

@@ -34,7 +34,8 @@ package struct InMemoryBroker: ~Copyable {
     /// A new instance that knows these credentials. `seed` decides its jitter, and in which order
     /// several shards run.
     package init(
-        limits: BrokerLimits, instance: consuming InMemoryInstance, credentials: [DirectoryEntry],
+        limits: BrokerLimits, instance: consuming InMemoryInstance,
+        credentials: [DirectoryCredential], directory: [DirectoryEntry] = [],
         socketBytes: Int = 65_536, shardCount: Int = 1, dispatcherIsAtShard0: Bool = true,
         seed: UInt64, nowUs: UInt64, wallUs: UInt64
     ) {
@@ -59,8 +60,8 @@ package struct InMemoryBroker: ~Copyable {
         self.nowUs = nowUs
         self.wallUs = wallUs
         lastSecondUs = nowUs
-        for entry in credentials {
-            dispatcher.credentialChanged(entry, wallUs: wallUs, out: &dispatch)
+        for entry in credentials.map({ .credential($0) }) + directory {
+            dispatcher.directoryChanged(entry, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
         }
     }
 
@@ -135,9 +136,19 @@ package struct InMemoryBroker: ~Copyable {
     // MARK: Operators
 
     /// A credential was added, changed or revoked.
-    package mutating func credentialChanged(_ entry: DirectoryEntry, wallUs: UInt64) {
+    package mutating func credentialChanged(_ entry: DirectoryCredential, wallUs: UInt64) {
         guard !isDead else { return }
-        dispatcher.credentialChanged(entry, wallUs: wallUs, out: &dispatch)
+        directoryChanged(.credential(entry), wallUs: wallUs)
+    }
+
+    /// An entry of the directory is new or changed. What the dispatcher says to it is heard from
+    /// the next turn on.
+    package mutating func directoryChanged(_ entry: DirectoryEntry, wallUs: UInt64) {
+        guard !isDead else { return }
+        self.wallUs = wallUs
+        dispatcher.journalHasRoom(records: instance.freeRecords)
+        dispatcher.directoryChanged(entry, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
+        publish()
     }
 
     /// GO-AWAY to everyone; no new tasks.
@@ -164,10 +175,15 @@ package struct InMemoryBroker: ~Copyable {
         guard !isDead else { return }
         self.nowUs = nowUs
         self.wallUs = wallUs
+        dispatcher.journalHasRoom(records: instance.freeRecords)
+        if dispatcher.isLeaseAwaited {
+            dispatcher.advanceLeases(nowUs: nowUs, wallUs: wallUs, out: &dispatch)
+        }
         if nowUs - lastSecondUs >= 1_000_000 {
             lastSecondUs = nowUs
             dispatcher.advance(nowUs: nowUs, wallUs: wallUs, out: &dispatch)
         }
+        publish()
         let first = pick(shards.count)
         for offset in shards.indices where !isDead {
             turn(shards[(first + offset) % shards.count])
@@ -232,14 +248,18 @@ package struct InMemoryBroker: ~Copyable {
         for request in requests {
             dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &dispatch)
         }
-        if !dispatch.journal.isEmpty {
-            files.instance.write(dispatch.journal)
-            dispatch.journal.removeAll(keepingCapacity: true)
-            guard !instance.isDead else { return }
-            dispatcher.published()
-        }
+        publish()
+        guard !instance.isDead else { return }
         for message in dispatch.messages { shards[Int(message.shard)].messages.append(message) }
         dispatch.messages.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func publish() {
+        guard !dispatch.journal.isEmpty else { return }
+        files.instance.write(dispatch.journal)
+        dispatch.journal.removeAll(keepingCapacity: true)
+        guard !instance.isDead else { return }
+        dispatcher.published()
     }
 
     /// Moves what shards have for each other to where it is heard.

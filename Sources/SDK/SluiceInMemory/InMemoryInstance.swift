@@ -93,14 +93,14 @@ package struct InMemoryInstance: Sendable {
 
     private mutating func perform(_ action: JournalAction) {
         switch action {
-        case .accepted(let slot, let record):
+        case .accepted(let slot, let record, let inputBound):
             while slots.count <= Int(slot) { slots.append(OpenTaskSlot(words: RecordWords())) }
             precondition(
                 isDead || slots[Int(slot)].acceptSequence == 0, "the slot is still taken")
             guard mayWrite() else { return }
             slots[Int(slot)] = OpenTaskSlot(
                 counter: record.counter, acceptedAtUs: record.acceptedAtUs,
-                maxInputTokens: record.maxInputTokens)
+                maxInputTokens: inputBound)
             // The slot names the record before the record can be seen.
             store(slot, .acceptSequence, UInt64(records.count + 1))
             append(record.record)
@@ -110,11 +110,12 @@ package struct InMemoryInstance: Sendable {
                 slot, .dispatch,
                 OpenTaskSlot.dispatchWord(
                     offerModel: assignment.offerModel, supplyType: assignment.supplyType,
-                    dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue))
-            store(slot, .supplierInputPrice, assignment.prices.supplierInput)
-            store(slot, .supplierOutputPrice, assignment.prices.supplierOutput)
-            store(slot, .consumerInputPrice, assignment.prices.consumerInput)
-            store(slot, .consumerOutputPrice, assignment.prices.consumerOutput)
+                    dispatches: assignment.dispatches, winReason: assignment.winReason.rawValue,
+                    operation: assignment.operation))
+            store(slot, .askInputCached, assignment.prices.ask.firstWord)
+            store(slot, .askOutputReasoning, assignment.prices.ask.secondWord)
+            store(slot, .consumerInputCached, assignment.prices.consumer.firstWord)
+            store(slot, .consumerOutputReasoning, assignment.prices.consumer.secondWord)
         case .ended(let slot, let record):
             store(slot, .endInstance, id)
             store(slot, .endSequence, UInt64(records.count + 1))
@@ -123,6 +124,8 @@ package struct InMemoryInstance: Sendable {
         case .refused(let record):
             append(record.record)
         case .name(let record):
+            append(record.record)
+        case .lease(let record):
             append(record.record)
         }
     }

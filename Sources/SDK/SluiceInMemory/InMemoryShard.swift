@@ -238,6 +238,11 @@ final class InMemoryShard {
                 machine.credential(
                     connection, kind: kind, digest: InMemoryBroker.digest(of: secret),
                     out: &output)
+            case .hashKey(let stream, let start, let count, let account):
+                var key = Array(chunk[Int(start)..<Int(start + count)])
+                key.append(contentsOf: "\(account)".utf8)
+                machine.idempotencyKey(
+                    stream, digest: InMemoryBroker.digest(of: key).words.0, out: &output)
             case .bindBody(let supplier, let client):
                 while boundBodies.count <= Int(supplier) { boundBodies.append([]) }
                 let isOwn = client.shard == machine.index

@@ -41,7 +41,7 @@ final class FakeNetwork: Connector {
         limits.openTasks = 4_096
         let nowMs = clock.nowMs
         let credentials = [
-            DirectoryEntry(
+            DirectoryCredential(
                 digest: InMemoryBroker.digest(of: Array(Self.clientKey.utf8)), account: 1,
                 role: .client)
         ]
@@ -65,7 +65,7 @@ final class FakeNetwork: Connector {
             let token = "supplier \(state.suppliers)"
             state.awaited.insert(state.suppliers)
             state.broker.credentialChanged(
-                DirectoryEntry(
+                DirectoryCredential(
                     digest: InMemoryBroker.digest(of: Array(token.utf8)), account: 2,
                     role: .supplier, supplier: UInt64(state.suppliers)),
                 wallUs: Self.wallUs)

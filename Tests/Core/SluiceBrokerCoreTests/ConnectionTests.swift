@@ -85,7 +85,7 @@ import Testing
         let client = rig.client()
         let other = rig.supplier()
         rig.broker.credentialChanged(
-            DirectoryEntry(
+            DirectoryCredential(
                 digest: InMemoryBroker.digest(of: Rig.clientKey), account: 7, role: .client,
                 isRevoked: true), wallUs: Rig.wallUs)
         rig.turn()

@@ -1,4 +1,5 @@
 import SluiceBrokerCore
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 
@@ -24,19 +25,32 @@ struct DispatchRig: ~Copyable {
     private var accountOf: [UInt64] = []
     private var shardOf: [UInt16] = []
     private var taskOf: [TaskIndex] = []
-    private var codes: [(stream: UInt32, code: WireCode, retryAfterMs: UInt32)] = []
+    private(set) var codes: [(stream: UInt32, code: WireCode, retryAfterMs: UInt32)] = []
 
     /// Dispatched and not over, the oldest first.
     private(set) var running: [Running] = []
     private(set) var ended: [EndedRecord] = []
     private(set) var assignments: [Assignment] = []
     private(set) var refusals: [RefusedRecord] = []
+    private(set) var leases: [LeaseRecord] = []
+    private(set) var refusedConnections: [ConnectionRef] = []
+    private(set) var duplicates: [(stream: UInt32, task: TaskID, end: EndFrame)] = []
+    /// The last that was said of each stream.
+    private(set) var held: [UInt32: HeldTokens] = [:]
+    private(set) var ends: [UInt32: EndFrame] = [:]
 
-    init(_ edit: (inout BrokerLimits) -> Void = { _ in }) {
+    let instance: UInt64
+
+    init(instance: UInt64 = 5, _ edit: (inout BrokerLimits) -> Void = { _ in }) {
         var limits = BrokerLimits()
         edit(&limits)
-        dispatcher = Dispatcher(limits: limits, instance: 5, openTasksMax: 20_000, seed: 1)
+        self.instance = instance
+        dispatcher = Dispatcher(
+            limits: limits, instance: instance, openTasksMax: 20_000, seed: 1)
     }
+
+    /// What the keys of clients that are still to come are like.
+    var credentialEdit: (inout DirectoryCredential) -> Void = { _ in }
 
     private var nowUs: UInt64 { nowMs * 1_000 }
 
@@ -44,6 +58,23 @@ struct DispatchRig: ~Copyable {
         dispatcher.journalHasRoom(records: 1 << 20)
         dispatcher.received(request, nowUs: nowUs, wallUs: nowUs, out: &out)
         note()
+    }
+
+    /// An entry of the directory is new or changed.
+    mutating func directory(_ entry: DirectoryEntry) {
+        dispatcher.journalHasRoom(records: 1 << 20)
+        dispatcher.directoryChanged(entry, nowUs: nowUs, wallUs: nowUs, out: &out)
+        note()
+    }
+
+    /// What the shell does while a lease is awaited.
+    mutating func passAwaiting(ms: UInt64) {
+        let end = nowMs + ms
+        while nowMs < end {
+            nowMs = min(end, nowMs + 5)
+            dispatcher.advanceLeases(nowUs: nowUs, wallUs: nowUs, out: &out)
+            note()
+        }
     }
 
     mutating func pass(ms: UInt64) {
@@ -61,13 +92,15 @@ struct DispatchRig: ~Copyable {
             case .ended(_, let record): ended.append(record)
             case .assigned(_, let assignment): assignments.append(assignment)
             case .refused(let record): refusals.append(record)
+            case .lease(let record): leases.append(record)
             case .accepted, .name: break
             }
         }
         for message in out.messages {
             switch message {
             case .accepted(let stream, let task, _, _): taskOf[Int(stream.index)] = task
-            case .assign(let stream, let connection, _, _):
+            case .assign(let stream, let connection, _, _, let held):
+                self.held[stream.index] = held
                 let supplier = suppliers.firstIndex(of: connection) ?? -1
                 running.append(
                     Running(
@@ -75,8 +108,15 @@ struct DispatchRig: ~Copyable {
                         account: accountOf[Int(stream.index)], supplier: supplier))
             case .refused(let stream, let code, let retryAfterMs):
                 codes.append((stream.index, code, retryAfterMs))
-            case .end(let stream, _): idleStreams.append(stream.index)
-            case .welcome, .refuseConnection, .admitted: break
+            case .held(let stream, let held): self.held[stream.index] = held
+            case .duplicate(let stream, let task, let end):
+                duplicates.append((stream.index, task, end))
+                idleStreams.append(stream.index)
+            case .end(let stream, let frame):
+                ends[stream.index] = frame
+                idleStreams.append(stream.index)
+            case .refuseConnection(let connection, _): refusedConnections.append(connection)
+            case .welcome, .admitted: break
             }
         }
         out.messages.removeAll()
@@ -99,9 +139,9 @@ struct DispatchRig: ~Copyable {
         suppliers.append(connection)
         identities.append(identity ?? UInt64(number + 1))
         let digest = Digest256(2, identities[number], 0, 0)
-        let entry = DirectoryEntry(
+        let entry = DirectoryCredential(
             digest: digest, account: 9, role: .supplier, supplier: identities[number])
-        dispatcher.credentialChanged(entry, wallUs: nowUs, out: &out)
+        directory(.credential(entry))
         send(.authenticate(connection, .supplier, .supplierToken, digest))
         offer(number, 1, slots: slots, edit: edit)
         return number
@@ -144,7 +184,8 @@ struct DispatchRig: ~Copyable {
     mutating func submit(
         account: UInt64 = 7, shard: UInt16 = 0, bodyBytes: UInt32 = 4,
         model: ModelName = Rig.model, keys: [UInt64] = [],
-        edit: (inout TaskTerms, inout OfferFilters) -> Void = { _, _ in }
+        edit: (inout TaskTerms, inout OfferFilters) -> Void = { _, _ in },
+        alter: (inout Submission) -> Void = { _ in }
     ) -> UInt32 {
         let connection = client(account, shard: shard)
         let stream: UInt32
@@ -164,13 +205,18 @@ struct DispatchRig: ~Copyable {
         edit(&terms, &filters)
         var affinity = AffinityKeys()
         for key in keys { affinity.append(key) }
-        send(
-            .submit(
-                Submission(
-                    stream: StreamRef(shard: shard, index: stream, generation: 1),
-                    connection: connection, terms: terms, model: model, filters: filters,
-                    affinityKeys: affinity, trace: nil, reserveBytes: 4_096, bodyComplete: true)))
+        var submission = Submission(
+            stream: StreamRef(shard: shard, index: stream, generation: 1),
+            connection: connection, terms: terms, model: model, filters: filters,
+            affinityKeys: affinity, trace: nil, reserveBytes: 4_096, bodyComplete: true)
+        alter(&submission)
+        send(.submit(submission))
         return stream
+    }
+
+    /// A client's connection that submits nothing.
+    mutating func connect(account: UInt64, shard: UInt16 = 0) {
+        _ = client(account, shard: shard)
     }
 
     private mutating func client(_ account: UInt64, shard: UInt16) -> ConnectionRef {
@@ -181,9 +227,9 @@ struct DispatchRig: ~Copyable {
             shard: shard, index: UInt32(clients.count), generation: generation)
         clients[key] = connection
         let digest = Digest256(1, account, 0, 0)
-        dispatcher.credentialChanged(
-            DirectoryEntry(digest: digest, account: account, role: .client), wallUs: nowUs,
-            out: &out)
+        var credential = DirectoryCredential(digest: digest, account: account, role: .client)
+        credentialEdit(&credential)
+        directory(.credential(credential))
         send(.authenticate(connection, .client, .apiKey, digest))
         return connection
     }
@@ -222,6 +268,40 @@ struct DispatchRig: ~Copyable {
         edit(&report)
         send(.slotFreed(suppliers[one.supplier], OfferID(offer)))
         send(.finished(reference(stream), report))
+    }
+
+    /// The answer of the stream nears what is held for.
+    mutating func holdLow(_ stream: UInt32) {
+        guard let one = run(stream) else { preconditionFailure("nothing runs on \(stream)") }
+        send(.holdLow(one.task, reference(stream)))
+    }
+
+    // MARK: Money
+
+    var isLeaseAwaited: Bool { dispatcher.isLeaseAwaited }
+    var openTasks: Int { dispatcher.openTasks }
+    var reservedBytes: Int { dispatcher.reservedBytes }
+    var counters: DispatchCounters { dispatcher.counters }
+
+    /// The account prepays, with these limits.
+    mutating func account(
+        _ number: UInt64, isPrepaid: Bool = true, edit: (inout DirectoryAccount) -> Void = { _ in }
+    ) {
+        var entry = DirectoryAccount(account: number, isPrepaid: isPrepaid)
+        edit(&entry)
+        directory(.account(entry))
+    }
+
+    /// The wallet gave so much in all.
+    mutating func lease(
+        _ account: UInt64, granted: Int64, recalled: Int64 = 0, isDry: Bool = false,
+        lifetimeMs: UInt64 = BrokerLease.lifetimeMs
+    ) {
+        directory(
+            .lease(
+                DirectoryLease(
+                    account: account, instance: instance, granted: MicroUSD(granted),
+                    recalled: MicroUSD(recalled), expiresAtMs: nowMs + lifetimeMs, isDry: isDry)))
     }
 
     /// The supplier gives the task back, undone.

@@ -20,12 +20,12 @@ struct Rig: ~Copyable {
         limits.connections = 32
         limits.openTasks = min(limits.openTasks, 1_024)
         var credentials = [
-            DirectoryEntry(
+            DirectoryCredential(
                 digest: InMemoryBroker.digest(of: Self.clientKey), account: 7, role: .client)
         ]
         for number in 0..<8 {
             credentials.append(
-                DirectoryEntry(
+                DirectoryCredential(
                     digest: InMemoryBroker.digest(of: Self.token(number)), account: 9,
                     role: .supplier, supplier: UInt64(number + 1)))
         }
@@ -208,6 +208,24 @@ struct Rig: ~Copyable {
         say(connection) {
             CancelFrame(code: .cancelled).encode(stream: StreamID(stream), into: &$0)
         }
+    }
+
+    // MARK: Money
+
+    /// The client's account prepays.
+    mutating func prepay() {
+        broker.directoryChanged(
+            .account(DirectoryAccount(account: 7, isPrepaid: true)), wallUs: Self.wallUs + nowUs)
+    }
+
+    /// Its wallet gave so much in all.
+    mutating func lease(_ granted: Int64, isDry: Bool = false) {
+        broker.directoryChanged(
+            .lease(
+                DirectoryLease(
+                    account: 7, instance: 5, granted: MicroUSD(granted),
+                    expiresAtMs: Self.wallUs / 1_000 + nowMs + 3_600_000, isDry: isDry)),
+            wallUs: Self.wallUs + nowUs)
     }
 
     // MARK: What is held

@@ -81,12 +81,13 @@ import Testing
         var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1_000, maxInputTokens: 50)
         slot[.supplier] = 77
         slot[.dispatch] = OpenTaskSlot.dispatchWord(
-            offerModel: 3, supplyType: .community, dispatches: 2, winReason: 4)
-        slot[.supplierInputPrice] = 1_000_000
-        slot[.supplierOutputPrice] = 2_000_000
-        slot[.consumerInputPrice] = 1_100_000
-        slot[.consumerOutputPrice] = 2_200_000
-        slot[.started] = UInt64(low: 60, high: 55)
+            offerModel: 3, supplyType: .community, dispatches: 2, winReason: 4,
+            operation: .chat)
+        slot[.askInputCached] = UInt64(low: 1_000_000, high: 100_000)
+        slot[.askOutputReasoning] = UInt64(low: 2_000_000, high: 3_000_000)
+        slot[.consumerInputCached] = UInt64(low: 1_100_000, high: 110_000)
+        slot[.consumerOutputReasoning] = UInt64(low: 2_200_000, high: 3_300_000)
+        slot[.started] = UInt64(low: 60, high: 40)
         slot[.delivered] = UInt64(low: 10, high: 4)
         slot[.deliveredBytes] = 40
         slot[.ttftUs] = 123
@@ -97,9 +98,11 @@ import Testing
         #expect(
             ended.usage
                 == Usage(
-                    inputTokens: 50, outputTokens: 10, cachedTokens: 50, reasoningTokens: 4))
-        #expect(ended.charge.supplierEarning == 70)
-        #expect(ended.charge.consumerCost == 77)
+                    inputTokens: 50, outputTokens: 10, cachedTokens: 40, reasoningTokens: 4))
+        // 10 x 1 + 40 x 0.1 + 6 x 2 + 4 x 3, and a tenth more: 41.8.
+        #expect(ended.charge.supplierEarning == 38)
+        #expect(ended.charge.consumerCost == 42)
+        #expect(ended.charge.platformFee == 4)
         #expect(ended.charge.isBalanced)
         #expect(ended.durationUs == 2_000)
         #expect(EndedRecord(ended.record) == ended)
@@ -107,7 +110,7 @@ import Testing
 
     @Test func aLossWithoutOutputCostsNothing() {
         var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1_000, maxInputTokens: 0)
-        slot[.consumerInputPrice] = 5_000_000
+        slot[.consumerInputCached] = 5_000_000
         slot[.started] = UInt64(low: 60, high: 0)
         let ended = slot.endedAfterLoss(instance: 5, endedAtUs: 900)
         #expect(ended.charge == .none)
@@ -116,71 +119,23 @@ import Testing
         #expect(ended.durationUs == 0)
     }
 
+    @Test func aLossOfAnImageTaskBillsByTheImage() {
+        var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1, maxInputTokens: 0)
+        slot[.dispatch] = OpenTaskSlot.dispatchWord(
+            offerModel: 3, supplyType: .community, dispatches: 1, winReason: 4, operation: .image)
+        #expect(bytes(slot.words, 48..<56) == [3, 0, 0, 0, 1, 1, 4, 4])
+        #expect(slot.operation == .image)
+        slot[.askOutputReasoning] = 40_000
+        slot[.consumerOutputReasoning] = 44_000
+        slot[.delivered] = 2
+        slot[.deliveredBytes] = 9
+        #expect(slot.endedAfterLoss(instance: 5, endedAtUs: 2).charge.consumerCost == 88_000)
+    }
+
     @Test func tokensWithoutBytesAreNotBilled() {
         var slot = OpenTaskSlot(counter: 7, acceptedAtUs: 1, maxInputTokens: 0)
         slot[.delivered] = UInt64(low: 10, high: 0)
         slot[.deliveredBytes] = 3
         #expect(slot.endedAfterLoss(instance: 5, endedAtUs: 2).usage.outputTokens == 3)
-    }
-
-    @Test func pricesRoundOnceAndNeverWrap() {
-        let half = TaskPrices(
-            supplierInput: 250_000, supplierOutput: 250_000, consumerInput: 250_000,
-            consumerOutput: 250_000)
-        // 0.25 + 0.25 rounds up once; each alone would round down.
-        #expect(half.charge(inputTokens: 1, outputTokens: 1)?.consumerCost == 1)
-        #expect(half.charge(inputTokens: 1, outputTokens: 0)?.consumerCost == 0)
-        let absurd = TaskPrices(
-            supplierInput: 0, supplierOutput: 0, consumerInput: .max, consumerOutput: 0)
-        #expect(absurd.charge(inputTokens: 2, outputTokens: 0) == nil)
-    }
-}
-
-@Suite struct DirectoryFormatTests {
-    @Test func anEntryRoundTripsWhereFilesMdSays() throws {
-        var entry = DirectoryEntry(
-            digest: Digest256(0x11, 0x22, 0x33, 0x44), account: 0x55, role: .supplier,
-            isRevoked: true, expiresAtMs: 0x66, concurrentTasksMax: 0x77,
-            requestsPerMinuteMax: 0x88, supplier: 0x99)
-        entry.change = 0xAA
-        let words = entry.words
-        #expect(DirectoryEntry(words) == entry)
-        #expect(bytes(words, 0..<4) == [1, 1, 2, 1])
-        #expect(bytes(words, 8..<16) == littleEndian(0xAA, 8))
-        #expect(bytes(words, 16..<24) == littleEndian(0x11, 8))
-        #expect(bytes(words, 40..<48) == littleEndian(0x44, 8))
-        #expect(bytes(words, 48..<64) == littleEndian(0x55, 8) + littleEndian(0x66, 8))
-        #expect(bytes(words, 64..<72) == [0x77, 0, 0, 0, 0x88, 0, 0, 0])
-        #expect(bytes(words, 72..<80) == littleEndian(0x99, 8))
-        var damaged = words
-        damaged[6] ^= 1
-        #expect(DirectoryEntry(damaged) == nil)
-    }
-
-    @Test func validityEndsAtExpiryAndRevocation() {
-        var entry = DirectoryEntry(
-            digest: Digest256(1, 2, 3, 4), account: 1, role: .client, expiresAtMs: 100)
-        #expect(entry.isValid(nowMs: 99))
-        #expect(!entry.isValid(nowMs: 100))
-        entry.expiresAtMs = 0
-        #expect(entry.isValid(nowMs: .max))
-        entry.isRevoked = true
-        #expect(!entry.isValid(nowMs: 0))
-    }
-
-    @Test func rolesAllowOnlyThemselves() {
-        #expect(DirectoryRole.client.allows(.client))
-        #expect(!DirectoryRole.client.allows(.supplier))
-        #expect(!DirectoryRole.supplier.allows(.client))
-        #expect(DirectoryRole.both.allows(.client) && DirectoryRole.both.allows(.supplier))
-    }
-
-    @Test func aFileHeaderRoundTrips() {
-        let header = BlockFileHeader(
-            kind: .directorySnapshot, number: 3, entryCount: 4, lastChange: 5)
-        #expect(BlockFileHeader(header.words) == header)
-        var damaged = header.words
-        damaged[2] += 1
-        #expect(BlockFileHeader(damaged) == nil)
     }
 }

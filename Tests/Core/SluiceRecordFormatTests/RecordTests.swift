@@ -9,6 +9,11 @@ func bytes(_ words: RecordWords, _ range: Range<Int>) -> [UInt8] {
     return Array(all[range])
 }
 
+func modelName(_ text: String) -> ModelName {
+    guard let name = ModelName(text) else { preconditionFailure("no model name") }
+    return name
+}
+
 func littleEndian(_ value: UInt64, _ count: Int) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: value >> UInt64($0 * 8)) }
 }
@@ -175,10 +180,31 @@ func littleEndian(_ value: UInt64, _ count: Int) -> [UInt8] {
             (RefusedRecord(account: 1, refusedAtUs: 2, code: .draining, model: 3), false),
             (InstanceStartRecord(startedAtUs: 1, ringRecords: 2, tableSlots: 3), false),
             (InstanceClosedRecord(closed: 1, closedAtUs: 2, endedCount: 3), false),
+            (
+                LeaseRecord(account: 1, wanted: 2, returned: 3, spent: 4, held: 5, atUs: 6),
+                false
+            ),
             (NameRecord(model: 1, name: try #require(ModelName("m"))), true),
         ]
         #expect(records.count == RecordKind.allCases.count)
         for (record, expected) in records { #expect(holdsText(record) == expected) }
+    }
+
+    @Test func aLeaseLiesWhereFilesMdSaysAndIsNeverNegative() {
+        let lease = LeaseRecord(
+            account: 0x11, wanted: 0x22, returned: 0x33, spent: 0x44, held: 0x55, atUs: 0x66)
+        let record = lease.record
+        #expect(LeaseRecord(record) == lease)
+        #expect(record.words[0].byte(1) == 7)
+        #expect(
+            (3...8).map { record.words[$0] } == [0x11, 0x22, 0x33, 0x44, 0x55, 0x66])
+        #expect((9...15).allSatisfy { record.words[$0] == 0 })
+        for word in 4...7 {
+            var negative = record
+            negative.words[word] = .max
+            #expect(LeaseRecord(negative) == nil)
+        }
+        #expect(LeaseRecord(JournalRecord(kind: .refused)) == nil)
     }
 
     private func holdsText(_ value: Any) -> Bool {

@@ -36,9 +36,9 @@ package struct CoreFuzz: ~Copyable {
         broker = InMemoryBroker(
             limits: limits, instance: InMemoryInstance(id: 1, capacity: 4_096),
             credentials: [
-                DirectoryEntry(
+                DirectoryCredential(
                     digest: InMemoryBroker.digest(of: Self.keys[0]), account: 1, role: .client),
-                DirectoryEntry(
+                DirectoryCredential(
                     digest: InMemoryBroker.digest(of: Self.keys[1]), account: 2, role: .supplier,
                     supplier: 1),
             ], seed: 1, nowUs: nowUs, wallUs: Self.wallUs)

@@ -123,7 +123,7 @@ import Testing
         #expect(eventually { deployment.counts() != nil })
         var broker = try deployment.newBroker()
         let other = try DatabaseQueue(
-            path: deployment.options.storePath)
+            path: deployment.databasePath)
         let finished = try other.writeWithoutTransaction { database in
             try database.execute(sql: "BEGIN IMMEDIATE")
             let finished = runTasks(1...20_000, on: &broker)
@@ -149,7 +149,7 @@ import Testing
         var broker = try deployment.newBroker()
         let journal = deployment.options.dataDirectory + "/journal"
         let other = try DatabaseQueue(
-            path: deployment.options.storePath)
+            path: deployment.databasePath)
         try other.writeWithoutTransaction { database in
             try database.execute(sql: "BEGIN IMMEDIATE")
             var counter: UInt64 = 0

@@ -18,7 +18,7 @@ final class Deployment: Sendable {
             dataDirectory: dataDirectory ?? scratch.path + "/data",
             runDirectory: scratch.path + "/run")
         // SQLite resolves links itself, and so cannot look through /proc/PID/root.
-        if dataDirectory != nil { options.storePath = scratch.path + "/sluice.sqlite" }
+        if dataDirectory != nil { options.store = .sqlite(path: scratch.path + "/sluice.sqlite") }
         options.pollMs = 2
         change(&options)
         self.options = options
@@ -35,8 +35,13 @@ final class Deployment: Sendable {
     }
 
     func openStore() throws -> Store {
-        try Store(
-            path: options.storePath, durability: .checkpoint)
+        try Store(options.store, durability: .checkpoint)
+    }
+
+    /// The file that holds the store, in the tests that do not say PostgreSQL.
+    var databasePath: String {
+        guard case .sqlite(let path) = options.store else { return "" }
+        return path
     }
 
     /// What the store counts; nil as long as it cannot say.

@@ -75,10 +75,13 @@ import Testing
         broker.table.setSupplier(
             0, supplier: 9,
             dispatchWord: OpenTaskSlot.dispatchWord(
-                offerModel: 4, supplyType: .dedicated, dispatches: 1, winReason: 2),
+                offerModel: 4, supplyType: .dedicated, dispatches: 1, winReason: 2,
+                operation: .chat),
             prices: TaskPrices(
-                supplierInput: 1_000_000, supplierOutput: 1_000_000, consumerInput: 2_000_000,
-                consumerOutput: 2_000_000),
+                ask: PriceList(
+                    input: 1_000_000, cached: 1_000_000, output: 1_000_000, reasoning: 1_000_000),
+                consumer: PriceList(
+                    input: 2_000_000, cached: 2_000_000, output: 2_000_000, reasoning: 2_000_000)),
             queueUs: 33)
         broker.table.setStarted(0, inputTokens: 7, cachedTokens: 2)
         broker.table.setFirstOutput(0, ttftUs: 44)

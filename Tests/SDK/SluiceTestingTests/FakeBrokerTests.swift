@@ -78,6 +78,26 @@ import Testing
         }
     }
 
+    @Test("a repeated idempotency key is told the first task, its usage and its cost")
+    func duplicate() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, out in
+                try await out.write("hi", tokens: 2)
+                return Usage(inputTokens: 1, outputTokens: 2)
+            }
+            let request = TaskRequest.chat("m", "x") { $0.idempotencyKey = "once" }
+            let first = try await broker.client.perform(request)
+            do {
+                _ = try await broker.client.perform(request)
+                Issue.record("ran twice")
+            } catch SluiceError.duplicate(let receipt) {
+                #expect(receipt.task == first.completion.task)
+                #expect(receipt.usage == first.completion.usage)
+                #expect(receipt.cost == first.completion.cost)
+            }
+        }
+    }
+
     @Test("a lost client connection ends its tasks and is made again")
     func clientLost() async throws {
         try await FakeBroker.run { broker in

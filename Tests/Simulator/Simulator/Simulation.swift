@@ -56,7 +56,7 @@ package struct Simulation: ~Copyable {
     private var nextInstance: UInt64 = 1
     private var isBrokerDown = false
     private var isDraining = false
-    private var credentials: [DirectoryEntry]
+    private var credentials: [DirectoryCredential]
 
     private var peers: [any Peer] = []
     private var clients: [ClientPeer] = []
@@ -143,7 +143,7 @@ package struct Simulation: ~Copyable {
         wakeUs.append(.max)
         linkOfPeer.append(nil)
         isReconnecting.append(false)
-        let entry = DirectoryEntry(
+        let entry = DirectoryCredential(
             digest: InMemoryBroker.digest(of: secret), account: account,
             role: role == .client ? .client : .supplier,
             supplier: role == .supplier ? peer.identity : 0)

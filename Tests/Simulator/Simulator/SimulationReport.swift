@@ -24,6 +24,27 @@ package struct SimulationReport: Sendable {
         }
     }
 
+    /// The same for `MoneySimulation`.
+    package init(moneySeeds range: ClosedRange<UInt64>) {
+        for seed in range {
+            let result = MoneySimulation(seed: seed).run()
+            let again = MoneySimulation(seed: seed).run()
+            seeds += 1
+            steps += result.steps
+            for (name, count) in result.sometimes { sometimes[name, default: 0] += count }
+            if !result.failures.isEmpty {
+                failures.append(
+                    (seed, "seed \(seed) of the money:\n" + result.failures.joined(separator: "\n"))
+                )
+                return
+            }
+            if result.hash != again.hash {
+                failures.append((seed, "seed \(seed) of the money: two runs differ"))
+                return
+            }
+        }
+    }
+
     package var isGreen: Bool { failures.isEmpty }
 
     /// The failing run once more, with its last events.

@@ -32,4 +32,25 @@ import Testing
         ]
         for name in rare { #expect(report.sometimes[name, default: 0] > 0, "never: \(name)") }
     }
+
+    @Test("several brokers on the same wallets: no overdraft, nothing settled twice, sum zero")
+    func money() {
+        let report = SimulationReport(moneySeeds: Self.isOptimised ? 1...400 : 1...10)
+        #expect(report.isGreen, "\(report.text)")
+        guard Self.isOptimised else { return }
+        let rare = [
+            "broker died", "sidecar died before its commit", "sidecar died before the directory",
+            "end budgetExhausted", "end insufficientFunds", "end rateLimited", "end duplicate",
+            "lease waits", "holds refused",
+        ]
+        for name in rare { #expect(report.sometimes[name, default: 0] > 0, "never: \(name)") }
+    }
+
+    @Test("a rule of money that is broken is found", arguments: MoneySimulation.sabotages)
+    func sabotage(_ rule: String) {
+        let isFound = (1...40).contains { seed in
+            !MoneySimulation(seed: UInt64(seed), sabotage: rule).run().failures.isEmpty
+        }
+        #expect(isFound)
+    }
 }

@@ -134,9 +134,65 @@ def reserved_for_later(lab: Lab) -> None:
     """What version 1 does not do is END unsupported."""
     _, model = lab.serve(operations=0x0F)
     client = lab.client()
-    for fields in ({"operation": 3}, {"operation": 4}, {"budget": 1},
-                   {"idempotency_key": b"k"}, {"hedge_copies": 2}):
+    for fields in ({"operation": 3}, {"operation": 4}, {"hedge_copies": 2}):
         _refused(client, Code.UNSUPPORTED, model, **fields)
+
+
+@case("Q8", "Q16", "E4")
+def budget(lab: Lab) -> None:
+    """A budget bounds what a prepaid task costs; of an account that does not prepay it is refused."""
+    supplier, model = lab.serve(slots=4, output_price=3_000_000)
+    client = lab.client()
+    client.say(wire.Submit(model, 2, b"hi", credit=WINDOW, max_input_tokens=1, budget=1), 1)
+    seen = client.next(5)
+    if seen is not None and isinstance(seen.frame, wire.End):
+        if seen.frame.code == Code.UNSUPPORTED:
+            return
+        check(seen.frame.code == Code.INSUFFICIENT_FUNDS, "Q16",
+              "a budget below the price of a token is not insufficient_funds")
+    else:
+        raise Failed("a budget below the price of a token is accepted [Q16]")
+    run = lab.run(client, supplier, model, budget=40, max_input_tokens=1)
+    for _ in range(8):
+        run.tokens(b"0123456789", tokens=2)
+    end = run.client.expect_end(Code.BUDGET_EXHAUSTED, skip=(wire.Tokens, wire.Credit))
+    check(0 < end.cost <= 40, "Q16", "a task costs more than its budget")
+    check(0 < end.output_tokens <= 13, "E4", "more is billed than the budget holds for")
+
+
+@case("Q15", "N2")
+def repeated_key(lab: Lab) -> None:
+    """A SUBMIT with the key of an earlier task runs nothing, and is told which task that was."""
+    supplier, model = lab.serve(slots=4, output_price=1_000_000)
+    key = secrets.token_bytes(64)
+    client = lab.client()
+    run = lab.run(client, supplier, model, idempotency_key=key)
+    for again in (client, lab.client()):
+        queued = lab.submit(again, model, stream=2, idempotency_key=key)
+        check(queued.task_id == run.queued.task_id, "Q15", "QUEUED names another task")
+        end = again.expect_end(Code.DUPLICATE, 2)
+        check(end.output_tokens == 0 and end.cost == 0, "Q15", "usage of a task that is open")
+    run.tokens(b"abc", tokens=3)
+    run.end(output_tokens=3)
+    first = client.expect_end(Code.COMPLETED, 1, skip=(wire.Tokens, wire.Credit))
+    queued = lab.submit(client, model, stream=2, idempotency_key=key)
+    check(queued.task_id == run.queued.task_id, "Q15", "QUEUED names another task")
+    end = client.expect_end(Code.DUPLICATE, 2)
+    check((end.output_tokens, end.cost) == (first.output_tokens, first.cost), "Q15",
+          "usage and cost are not those of the earlier task")
+    supplier.quiet(0.2)
+    other = lab.run(client, supplier, model, stream=3, idempotency_key=key[:-1])
+    check(other.queued.task_id != run.queued.task_id, "Q15", "another key names the same task")
+
+
+@case("Q15")
+def refused_key(lab: Lab) -> None:
+    """A SUBMIT that was refused leaves no key behind."""
+    supplier, model = lab.serve()
+    key = secrets.token_bytes(16)
+    client = lab.client()
+    _refused(client, Code.NO_SUPPLIER, model, region="~nowhere~", idempotency_key=key)
+    lab.run(client, supplier, model, idempotency_key=key)
 
 
 @case("Q9", "X2", "Q10")

@@ -80,6 +80,21 @@ class Refused(TaskFailed):
     """A task that was not accepted: nothing ran and nothing is charged."""
 
 
+class Duplicate(Refused):
+    """An earlier task has the idempotency key [Q15]: ``result`` has its id, usage and cost.
+
+    The id is empty where the broker answered before the body was complete; usage and cost are 0
+    while the earlier task is open.
+    """
+
+
+def _failure(result: Result) -> TaskFailed:
+    """What an iteration raises for an END that is not ``completed``."""
+    if result.code is Code.DUPLICATE:
+        return Duplicate(result)
+    return TaskFailed(result) if result.task_id else Refused(result)
+
+
 class Task:
     """One task: iterate it for its pieces; ``result`` is there when the iteration has ended."""
 
@@ -127,7 +142,7 @@ class Task:
             yield piece
         result = await asyncio.shield(self._ended)
         if result.code is not Code.COMPLETED:
-            raise (TaskFailed if result.task_id else Refused)(result)
+            raise _failure(result)
 
     async def text(self) -> str:
         """The whole answer of encoding text, without reasoning [P2]."""
@@ -246,7 +261,7 @@ class Task:
             end.cached_tokens, end.output_tokens, end.reasoning_tokens, end.retry_after_ms,
             end.cost)
         if not self._accepted.done():
-            self._accepted.set_exception(Refused(result))
+            self._accepted.set_exception(_failure(result))
         self._ended.set_result(result)
         self._pieces.put_nowait(None)
         self._client.session.run(self._wake())

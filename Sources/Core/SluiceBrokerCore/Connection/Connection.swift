@@ -19,6 +19,8 @@ package struct Connection {
     package internal(set) var phase: Phase = .closed
     package internal(set) var generation: UInt32 = 0
     package internal(set) var role: PeerRole = .client
+    /// Known from WELCOME on.
+    var account: UInt64 = 0
 
     /// Stream number → index of the shard's client or supplier stream; `noIndex` is idle.
     /// Grows up to `maxStreams + 1`.

@@ -68,10 +68,9 @@ extension Dispatcher {
             let outcome = outcome(report.task, report, nowUs: nowUs)
             supplierDone(report.task, outcome, report, nowUs: nowUs, out: &out)
         }
-        let usage = billedUsage(report, maxInputTokens: tasks[index].terms.maxInputTokens)
+        let usage = billedUsage(report)
         let charge =
-            tasks[index].prices.charge(
-                inputTokens: usage.inputTokens, outputTokens: usage.outputTokens) ?? .none
+            tasks[index].prices.charge(usage, tasks[index].terms.operation) ?? .none
         let record = EndedRecord(
             task: TaskID(instance: instance, counter: tasks[index].counter),
             status: report.status, code: report.code,
@@ -87,21 +86,31 @@ extension Dispatcher {
         counters.ended += 1
         if report.status == .completed { counters.completed += 1 }
         settle(report.task, report.status, usage, nowUs: nowUs)
+        if tasks[index].keyPlace != noIndex {
+            idempotency.ended(
+                tasks[index].keyPlace, usage, cost: charge.consumerCost, nowUs: nowUs)
+        }
         out.messages.append(
             .end(
                 tasks[index].stream,
                 EndFrame(
                     code: report.code, finishReason: report.finishReason, usage: usage,
                     cost: charge.consumerCost)))
-        release(report.task)
+        release(
+            report.task, usedTokens: UInt64(usage.inputTokens) + UInt64(usage.outputTokens))
         tasks[index].state = .ended
         endedTasks.append(report.task)
+        capture(report.task, cost: charge.consumerCost, nowUs: nowUs, out: &out)
     }
 
-    /// What is billed (DESIGN: "Billed"): output never above what was claimed, counted and
-    /// forwarded; input only after the first output or a normal end.
-    private func billedUsage(_ report: TaskReport, maxInputTokens: UInt32) -> Usage {
+    /// What is billed (`Protocol/Money.md`): output never above what was claimed, counted,
+    /// forwarded and, for a prepaid task, held for; input only after the first output or a normal
+    /// end.
+    private func billedUsage(_ report: TaskReport) -> Usage {
+        let index = Int(report.task)
+        let maxInputTokens = inputBound(report.task)
         var output = min(report.deliveredTokens, report.deliveredPayloadBytes)
+        if tasks[index].isPrepaid { output = min(output, tasks[index].heldTokens) }
         if let claim = report.claim { output = min(output, UInt64(claim.outputTokens)) }
         let reasoning = min(report.deliveredReasoningTokens, output)
         var input = report.claim?.inputTokens ?? report.started?.inputTokens ?? 0

@@ -69,6 +69,7 @@ extension Dispatcher {
 
     /// The first filter that keeps the task from the offer [Q9][D2].
     private func failedFilter(_ offer: UInt32, _ task: TaskIndex) -> LossReason? {
+        if offers[Int(offer)].isPricedOut { return .price }
         let node = offers[Int(offer)].standing
         let demand = tasks[Int(task)].demand
         if node.operations & demand.operations == 0 || node.encodings & demand.encodings == 0 {

@@ -190,6 +190,9 @@ extension Dispatcher {
         out: inout DispatcherOutput
     ) {
         let index = Int(task)
+        guard holdAtDispatch(task, offer) else {
+            return endUnaffordable(task, nowUs: nowUs, out: &out)
+        }
         let supplier = Int(offers[Int(offer)].supplier)
         countLosses(task, winner: offer, reason, nowUs: nowUs)
         if tasks[index].state == .queued { leaveQueue(task, charges: true) }
@@ -220,11 +223,21 @@ extension Dispatcher {
                     supplier: tasks[index].supplierIdentity, offerModel: tasks[index].model,
                     supplyType: offers[Int(offer)].supplyType, dispatches: tasks[index].dispatches,
                     winReason: reason, queueUs: tasks[index].queueUs,
-                    prices: tasks[index].prices)))
+                    operation: tasks[index].terms.operation, prices: tasks[index].prices)))
         out.messages.append(
             .assign(
                 tasks[index].stream, suppliers[supplier].connection, offers[Int(offer)].id,
-                TaskID(instance: instance, counter: tasks[index].counter)))
+                TaskID(instance: instance, counter: tasks[index].counter), heldTokens(task)))
+    }
+
+    /// Not one token can be paid at the price of the offer that was found.
+    private mutating func endUnaffordable(
+        _ task: TaskIndex, nowUs: UInt64, out: inout DispatcherOutput
+    ) {
+        if tasks[Int(task)].state == .admitted { enqueue(task, isReturned: false) }
+        var report = TaskReport(task: task, status: .budgetExhausted, code: .budgetExhausted)
+        report.durationUs = nowUs - tasks[Int(task)].acceptedUs
+        finish(report, nowUs: nowUs, out: &out)
     }
 
     /// A slot of the offer and of its connection is taken; what is full leaves the order.
@@ -295,16 +308,13 @@ extension Dispatcher {
         if isCharged { tasks[index].chargedFlow = tasks[index].place.flow }
     }
 
-    /// What its model is likely to need for it: the prompt as told or at four bytes a token, and
-    /// an answer as long as they are here, but no longer than the task allows.
-    mutating func estimate(_ task: TaskIndex) {
-        let index = Int(task)
-        let terms = tasks[index].terms
+    /// What a task is likely to need: the prompt as told or at four bytes a token, and an answer
+    /// as long as they are here, but no longer than the task allows.
+    func estimatedTokens(_ terms: TaskTerms, model: UInt32) -> UInt64 {
         let told = terms.maxInputTokens == 0 ? UInt32.max : terms.maxInputTokens
         let most = terms.maxOutputTokens == 0 ? UInt32.max : terms.maxOutputTokens
-        tasks[index].estimatedTokens =
-            min(UInt64(told), UInt64(terms.bodyBytes) / 4 + 1)
-            + min(UInt64(most), models[Int(tasks[index].model)].speed.answerTokens)
+        return min(UInt64(told), UInt64(terms.bodyBytes) / 4 + 1)
+            + min(UInt64(most), models[Int(model)].speed.answerTokens)
     }
 }
 

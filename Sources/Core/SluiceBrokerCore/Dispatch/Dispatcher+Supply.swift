@@ -10,6 +10,7 @@ extension Dispatcher {
         guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return }
         let index = Int(supplier)
         guard suppliers[index].offers.count < WireLimits.offersMax,
+            let ask = PriceList(frame.prices),
             !isTaken(supplier, frame.offer), !idleOffers.isEmpty || offers.count < limits.offers,
             let model = intern(
                 frame.model, identity: identities[Int(suppliers[index].identity)].number,
@@ -27,9 +28,10 @@ extension Dispatcher {
         offer.speed = SpeedEstimate(prior: models[Int(model)].speed)
         offer.id = frame.offer
         offer.supplyType = frame.supplyType
-        offer.prices = Self.prices(frame.prices)
-        offer.price = PriceSteps(frame.prices)
+        // The ask, frozen for its tasks [S12]. The client pays it without a fee.
+        offer.prices = TaskPrices(ask: ask, consumer: ask)
         offer.standing = OfferNode(frame, shard: connection.shard)
+        offer.operations = offer.standing.operations
         let position: UInt32
         if let idle = idleOffers.popLast() {
             position = idle
@@ -39,6 +41,7 @@ extension Dispatcher {
             offers.append(offer)
         }
         suppliers[index].offers.append(position)
+        price(position)
         list(position, OfferKind(frame))
     }
 
@@ -115,15 +118,6 @@ extension Dispatcher {
         release(offer: offer)
     }
 
-    /// The ask of an offer, frozen for its tasks [S12]. The client pays it without a fee.
-    private static func prices(_ ask: TokenPrices) -> TaskPrices {
-        let input = UInt64(ask.input.rawValue)
-        let output = UInt64(ask.output.rawValue)
-        return TaskPrices(
-            supplierInput: input, supplierOutput: output, consumerInput: input,
-            consumerOutput: output)
-    }
-
     /// Tasks of its model may be matched to it from now on.
     private mutating func list(_ offer: UInt32, _ kind: OfferKind) {
         let index = Int(offer)
@@ -138,10 +132,20 @@ extension Dispatcher {
         models[model].absentSinceMs = nil
     }
 
+    /// Its price is another now.
+    mutating func relist(_ offer: UInt32) {
+        let index = Int(offer)
+        let model = Int(offers[index].model)
+        models[model].isDearestStale = true
+        models[model].standing.set(Int(offers[index].leaf), offers[index].standing)
+        refresh(offer)
+    }
+
     /// No new task is matched to it. Others take its places.
     private mutating func unlist(_ offer: UInt32, nowUs: UInt64) {
         let index = Int(offer)
         let model = Int(offers[index].model)
+        models[model].isDearestStale = true
         if offers[index].isFree { models[model].freeOffers -= 1 }
         offers[index].isFree = false
         let place = Int(offers[index].place)

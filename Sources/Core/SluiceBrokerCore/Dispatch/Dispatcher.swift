@@ -1,4 +1,5 @@
-package import SluiceRecordFormat
+import SluiceLedgerCore
+import SluiceRecordFormat
 import SluiceWire
 
 /// The one place of a broker process that decides about tasks: who may connect, what is admitted,
@@ -12,11 +13,23 @@ package struct Dispatcher: ~Copyable {
     package internal(set) var counters = DispatchCounters()
 
     /// Credentials by the digest of their secret.
-    var credentials: [Digest256: DirectoryEntry] = [:]
+    var credentials: [Digest256: DirectoryCredential] = [:]
     /// By shard, then connection index.
     var peers: [[Peer]] = []
     var accounts: [Account] = []
     var accountByNumber: [UInt64: UInt32] = [:]
+    var keys: [Key] = []
+    var keyByDigest: [Digest256: UInt32] = [:]
+    /// Of prepaid accounts, with those where somebody waits and those whose LEASE found no room.
+    var leases: [AccountLease] = []
+    var waitingLeases: [UInt32] = []
+    var dueLeases: [UInt32] = []
+    var idempotency: IdempotencyTable
+    /// What clients pay, and when that changes by itself the next time.
+    var prices = PriceBook()
+    var nextPriceChangeUs = UInt64.max
+    /// The wall clock, as the shell last told it.
+    var wallUs: UInt64 = 0
     var identities: [SupplierIdentity] = []
     var idleIdentities: [UInt32] = []
     var identityByNumber: [UInt64: UInt32] = [:]
@@ -67,6 +80,9 @@ package struct Dispatcher: ~Copyable {
         arenas = ArenaBudget(
             bodyBytes: limits.bodyArenaBytes, answerBytes: limits.answerArenaBytes)
         affinity = AffinityTable(entries: limits.affinityEntries)
+        idempotency = IdempotencyTable(
+            perAccount: limits.idempotencyKeysPerAccount,
+            keepUs: limits.idempotencyKeepMs * 1_000)
         random = SplitMix64(seed: seed)
     }
 
@@ -81,10 +97,12 @@ package struct Dispatcher: ~Copyable {
         _ request: DispatchRequest, nowUs: UInt64, wallUs: UInt64,
         out: inout DispatcherOutput
     ) {
+        self.wallUs = wallUs
         probeSuppliers(nowUs: nowUs, out: &out)
+        followPrices(nowUs: nowUs, out: &out)
         switch request {
         case .authenticate(let connection, let role, let kind, let digest):
-            authenticate(connection, role, kind, digest, wallUs: wallUs, out: &out)
+            authenticate(connection, role, kind, digest, nowUs: nowUs, out: &out)
         case .connectionClosed(let connection):
             connectionClosed(connection, nowUs: nowUs)
         case .offer(let connection, let frame):
@@ -96,21 +114,23 @@ package struct Dispatcher: ~Copyable {
         case .withdrawAll(let connection):
             withdrawnAll(connection, nowUs: nowUs)
         case .submit(let submission):
-            submitted(submission, nowUs: nowUs, wallUs: wallUs, out: &out)
+            submitted(submission, nowUs: nowUs, out: &out)
         case .bodyComplete(let task, let stream):
             guard isCurrent(task, stream), tasks[Int(task)].state == .admitted else { return }
-            accept(task, nowUs: nowUs, wallUs: wallUs, out: &out)
+            accept(task, nowUs: nowUs, out: &out)
         case .refusedAtShard(let connection, let code):
             guard let peer = peer(connection) else { return }
             recordRefusal(account: peer.account, code, model: 0, wallUs: wallUs, out: &out)
         case .abandoned(let task, let stream, let code):
-            abandoned(task, stream, code, nowUs: nowUs, wallUs: wallUs, out: &out)
+            abandoned(task, stream, code, nowUs: nowUs, out: &out)
         case .slotFreed(let connection, let offer):
             slotFreed(connection, offer, nowUs: nowUs, out: &out)
         case .redispatch(let task, let stream, let report):
             redispatch(task, stream, report, nowUs: nowUs, out: &out)
         case .undelivered(let task, let stream):
             undelivered(task, stream, nowUs: nowUs, out: &out)
+        case .holdLow(let task, let stream):
+            holdLow(task, stream, nowUs: nowUs, out: &out)
         case .finished(let stream, let report):
             guard isCurrent(report.task, stream) else { return }
             finish(report, nowUs: nowUs, out: &out)
@@ -134,31 +154,20 @@ package struct Dispatcher: ~Copyable {
     /// Time passes: coalesced refusals are written, suppliers tried again, expired credentials
     /// cut. Called about once a second.
     package mutating func advance(nowUs: UInt64, wallUs: UInt64, out: inout DispatcherOutput) {
+        self.wallUs = wallUs
         writePendingRefusals(wallUs: wallUs, out: &out)
+        followPrices(nowUs: nowUs, out: &out)
+        keepLeases(nowUs: nowUs, out: &out)
+        idempotency.sweep(nowUs: nowUs)
         probeSuppliers(nowUs: nowUs, out: &out)
         ageOffers(nowUs: nowUs, out: &out)
         for shard in peers.indices {
             for index in peers[shard].indices where peers[shard][index].isPresent {
                 let peer = peers[shard][index]
                 guard let entry = credentials[peer.digest],
-                    !entry.isValid(nowMs: wallUs / 1_000)
+                    !isUsable(entry, wallUs: wallUs)
                 else { continue }
                 out.messages.append(.refuseConnection(peer.reference, .unauthenticated))
-            }
-        }
-    }
-
-    /// A credential was added, changed or revoked. A revoked one ends its connections.
-    package mutating func credentialChanged(
-        _ entry: DirectoryEntry, wallUs: UInt64, out: inout DispatcherOutput
-    ) {
-        credentials[entry.digest] = entry
-        guard !entry.isValid(nowMs: wallUs / 1_000) else { return }
-        for shard in peers.indices {
-            for index in peers[shard].indices
-            where peers[shard][index].isPresent && peers[shard][index].digest == entry.digest {
-                out.messages.append(
-                    .refuseConnection(peers[shard][index].reference, .unauthenticated))
             }
         }
     }
@@ -167,9 +176,9 @@ package struct Dispatcher: ~Copyable {
 
     private mutating func authenticate(
         _ connection: ConnectionRef, _ role: PeerRole, _ kind: CredentialKind,
-        _ digest: Digest256, wallUs: UInt64, out: inout DispatcherOutput
+        _ digest: Digest256, nowUs: UInt64, out: inout DispatcherOutput
     ) {
-        guard let entry = credentials[digest], entry.isValid(nowMs: wallUs / 1_000) else {
+        guard let entry = credentials[digest], isUsable(entry, wallUs: wallUs) else {
             out.messages.append(.refuseConnection(connection, .unauthenticated))
             return
         }
@@ -184,11 +193,12 @@ package struct Dispatcher: ~Copyable {
         peer.digest = digest
         peer.account = entry.account
         peer.accountIndex = account(entry.account)
+        peer.key = key(entry, account: peer.accountIndex, nowUs: nowUs)
         if role == .supplier {
             peer.supplier = addSupplier(connection, identity: entry.supplier)
         }
         setPeer(connection, peer)
-        out.messages.append(.welcome(connection))
+        out.messages.append(.welcome(connection, account: entry.account))
     }
 
     private mutating func addSupplier(_ connection: ConnectionRef, identity: UInt64) -> UInt32 {
@@ -205,15 +215,6 @@ package struct Dispatcher: ~Copyable {
         supplier.identity = addConnection(index, of: identity)
         supplier.granted = limits.maxStreams
         suppliers[Int(index)] = supplier
-        return index
-    }
-
-    /// The place of an account in `accounts`.
-    private mutating func account(_ number: UInt64) -> UInt32 {
-        if let known = accountByNumber[number] { return known }
-        let index = UInt32(accounts.count)
-        accounts.append(Account(number: number))
-        accountByNumber[number] = index
         return index
     }
 

@@ -19,6 +19,8 @@ package enum LossReason: UInt8, CaseIterable, Sendable {
     case affinityElsewhere
     /// The winner was earlier or cheaper, as the task prefers, or equal and drawn.
     case slowerOrDearer
+    /// It asks more than the operator's price for the model.
+    case price
 }
 
 /// How many matches every offer lost, by reason.

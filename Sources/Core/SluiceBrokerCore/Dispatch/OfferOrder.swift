@@ -1,3 +1,4 @@
+import SluiceRecordFormat
 import SluiceWire
 
 /// What the matcher knows of one offer, or of the best of a set of offers. A set that cannot
@@ -126,8 +127,8 @@ struct PriceSteps {
     /// Of the price and 5 cents.
     let raised: UInt32
 
-    init(_ prices: TokenPrices) {
-        let sum = 3 * UInt64(prices.input.rawValue) + UInt64(prices.output.rawValue)
+    init(_ prices: PriceList) {
+        let sum = 3 * UInt64(prices.input) + UInt64(prices.output)
         fine = Steps.fine(of: sum)
         raised = Steps.sixteenths(of: sum / 4 + 50_000)
     }

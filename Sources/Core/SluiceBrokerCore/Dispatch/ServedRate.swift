@@ -13,6 +13,12 @@ struct ServedRate {
         current += tokens
     }
 
+    /// What was counted over the last 10 s.
+    mutating func total(nowMs: UInt64) -> UInt64 {
+        roll(nowMs)
+        return current + previous * (Self.windowMs - (nowMs - startedMs)) / Self.windowMs
+    }
+
     /// How long `tokens` take at the served rate; nil when nothing was served.
     mutating func waitMs(tokens: UInt64, nowMs: UInt64) -> UInt64? {
         roll(nowMs)

@@ -11,20 +11,13 @@ struct Peer {
     var reference = ConnectionRef(shard: 0, index: 0, generation: 0)
     var digest = Digest256(0, 0, 0, 0)
     var account: UInt64 = 0
-    /// Index in `accounts`.
+    /// Index in `accounts`, and of its credential in `keys`.
     var accountIndex = noIndex
+    var key = noIndex
     /// Index in `suppliers`; `noIndex` for a client.
     var supplier = noIndex
     /// The model it asked for last.
     var model = noIndex
-}
-
-/// Whose tasks they are. Kept for good: there are no more than the directory has.
-struct Account {
-    let number: UInt64
-    /// Admitted and not dispatched yet, and their bodies in whole chunks.
-    var waitingTasks = 0
-    var waitingBytes = 0
 }
 
 /// A supplier across its connections.
@@ -75,9 +68,13 @@ struct Offer {
     /// The supplier's number for it.
     var id = OfferID.connection
     var supplyType = SupplyType.community
-    /// Its ask, frozen in each task.
+    /// Its ask and what the client pays for it now, frozen in each task.
     var prices = TaskPrices.free
-    var price = PriceSteps(TokenPrices())
+    /// The ask is above the operator's price for the model: it serves nothing.
+    var isPricedOut = false
+    /// Bits of `OperationSet`, whatever the price.
+    var operations: UInt8 = 0
+    var price = PriceSteps(.free)
     /// What it says of itself, for the tournaments of its model.
     var standing = OfferNode.vacant
     var speed = SpeedEstimate(prior: ModelSpeed())
@@ -106,6 +103,10 @@ struct Model {
     var speed = ModelSpeed()
     var served = ServedRate()
     var retries = RetryBudget()
+    /// Covers what clients pay for any offer that stands; of the last ones where none does.
+    var dearest = PriceList.free
+    /// An offer is gone that may have been the dearest.
+    var isDearestStale = false
 }
 
 /// One task from its pre-admission to its record. Its index is its slot of the open-task table.
@@ -124,7 +125,12 @@ struct DispatchTask {
     var stream = StreamRef(shard: 0, index: 0, generation: 0)
     var account: UInt64 = 0
     var accountIndex = noIndex
+    /// Index in `keys`.
+    var key = noIndex
     var keyDigestPrefix: UInt64 = 0
+    /// Its idempotency key's place in `idempotency`; `noIndex` = has none.
+    var keyPlace = noIndex
+    var keyDigest: UInt64 = 0
     var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
     var filters = OfferFilters()
     var affinityKeys = AffinityKeys()
@@ -137,6 +143,18 @@ struct DispatchTask {
     var answerArenaBytes = 0
     /// It counts among those that wait for the first time.
     var isWaiting = false
+    /// The body was whole when it was admitted.
+    var isBodyComplete = false
+
+    /// Its account prepays: what is held for it, at which prices, for how many tokens.
+    var isPrepaid = false
+    var hold = MicroUSD.zero
+    var holdPrices = PriceList.free
+    var heldTokens: UInt64 = 0
+    /// Input that is billed at most.
+    var inputBound: UInt32 = 0
+    /// The most that it may cost; 0 = no bound of its own.
+    var budget = MicroUSD.zero
 
     /// Position among the instance's accepted tasks, from 1.
     var counter: UInt64 = 0
@@ -193,6 +211,16 @@ package struct DispatchCounters: Equatable, Sendable {
     /// Tasks that went where their prefix had been read.
     package var affinityHits: UInt64 = 0
     package var breakersOpened: UInt64 = 0
+    /// Tasks refused because their account's lease or wallet had no room.
+    package var holdsRefused: UInt64 = 0
+    /// Admissions and answers that waited for their account's lease.
+    package var leaseWaits: UInt64 = 0
+    /// Times that a lease was asked to grow.
+    package var leaseAsks: UInt64 = 0
+    /// Tasks refused by the limits of an account or key.
+    package var limitRefusals: UInt64 = 0
+    /// Submissions answered with an earlier task of the same idempotency key.
+    package var duplicates: UInt64 = 0
 
     package init() {}
 }

@@ -37,13 +37,37 @@ extension ShardMachine {
         let isComplete = clients[index].receivedBodyBytes == frame.terms.bodyBytes
         let uploadDueMs = isComplete ? .max : nowUs / 1_000 + limits.uploadMs
         streamTimers.schedule(stream, atMs: min(clients[index].deadlineMs, uploadDueMs))
-        out.requests.append(
-            .submit(
-                Submission(
-                    stream: reference(ofStream: stream), connection: reference(connection),
-                    terms: clients[index].terms, model: frame.model, filters: frame.filters,
-                    affinityKeys: frame.affinityKeys, trace: frame.trace,
-                    reserveBytes: clients[index].reserveBytes, bodyComplete: isComplete)))
+        var submission = Submission(
+            stream: reference(ofStream: stream), connection: reference(connection),
+            terms: clients[index].terms, model: frame.model, filters: frame.filters,
+            affinityKeys: frame.affinityKeys, trace: frame.trace,
+            reserveBytes: clients[index].reserveBytes, bodyComplete: isComplete)
+        submission.budget = frame.budget
+        guard let key = frame.idempotencyKey else {
+            return out.requests.append(.submit(submission))
+        }
+        keyedSubmissions.append(submission)
+        out.actions.append(
+            .hashKey(
+                stream: submission.stream, start: UInt32(place.lowerBound + key.lowerBound),
+                count: UInt32(key.count), account: connections[slot].account))
+    }
+
+    /// The digest that `hashKey` asked for. Only now does the dispatcher hear of the submission,
+    /// unless it ended in the meantime.
+    package mutating func idempotencyKey(
+        _ stream: StreamRef, digest: UInt64, out: inout ShardOutput
+    ) {
+        guard let position = keyedSubmissions.firstIndex(where: { $0.stream == stream }) else {
+            return
+        }
+        var submission = keyedSubmissions.remove(at: position)
+        let index = Int(stream.index)
+        guard isCurrent(stream), clients[index].phase == .uploading else { return }
+        submission.keyDigest = max(1, digest)
+        submission.bodyComplete =
+            clients[index].receivedBodyBytes == clients[index].terms.bodyBytes
+        out.requests.append(.submit(submission))
     }
 
     /// What can be refused without the dispatcher.
@@ -53,9 +77,7 @@ extension ShardMachine {
         case .chat, .completion: break
         case .embedding, .image: return .unsupported
         }
-        if frame.budget > 0 || frame.idempotencyKey != nil || frame.hedgeCopies > 1 {
-            return .unsupported
-        }
+        if frame.hedgeCopies > 1 { return .unsupported }
         if frame.terms.bodyBytes > limits.maxBodyBytes { return .bodyTooLarge }
         if frame.terms.deadlineMs > WireLimits.deadlineMsMax { return .invalidRequest }
         if frame.windowBytes != 0,
@@ -244,10 +266,24 @@ extension ShardMachine {
         send(.queued(clients[index].id, frame), on: clients[index].connection, out: &out)
     }
 
+    /// An earlier task has the key: the client is told which.
+    mutating func duplicate(
+        _ stream: StreamRef, of task: TaskID, _ frame: EndFrame, out: inout ShardOutput
+    ) {
+        let index = Int(stream.index)
+        guard isCurrent(stream), clients[index].phase == .uploading else { return }
+        if clients[index].receivedBodyBytes == clients[index].terms.bodyBytes {
+            let queued = QueuedFrame(
+                task: task, reserveBytes: clients[index].reserveBytes, position: 0)
+            send(.queued(clients[index].id, queued), on: clients[index].connection, out: &out)
+        }
+        finishStream(stream.index, frame, out: &out)
+    }
+
     /// A supplier was chosen: its end is told to open a stream.
     mutating func assign(
         _ stream: StreamRef, to supplier: ConnectionRef, _ offer: OfferID, _ taskID: TaskID,
-        nowUs: UInt64, out: inout ShardOutput
+        _ held: HeldTokens, nowUs: UInt64, out: inout ShardOutput
     ) {
         let index = Int(stream.index)
         guard isCurrent(stream), clients[index].phase == .queued else {
@@ -261,6 +297,7 @@ extension ShardMachine {
         clients[index].isBodyLent = clients[index].terms.bodyBytes > 0
         clients[index].supplierShard = supplier.shard
         clients[index].limitToldBytes = limit
+        closeGate(stream.index, held)
         refreshStarvation(stream.index, nowMs: nowUs / 1_000)
         let opening = RelayOpening(
             client: stream, supplier: supplier, offer: offer, task: taskID,
@@ -380,6 +417,7 @@ extension ShardMachine {
     /// Zeroes what is queued for the client and not sealed.
     mutating func dropQueued(_ stream: UInt32, out: inout ShardOutput) {
         guard clients[Int(stream)].queuedBytes > 0 else { return }
+        forgetGate(stream)
         clients[Int(stream)].enqueuedBytes = clients[Int(stream)].sealedBytes
         out.actions.append(.dropTokens(stream: stream))
     }

@@ -58,6 +58,7 @@ extension ShardMachine {
         clients[index].phase = .queued
         clients[index].enqueuedBytes = 0
         clients[index].sealedBytes = 0
+        clients[index].gateTokens = .max
         clients[index].started = nil
         clients[index].starvedSinceMs = nil
         unready(client: client)

@@ -129,13 +129,18 @@ extension ShardMachine {
                     connection: clients[Int(client)].connection,
                     start: UInt32(truncatingIfNeeded: place.lowerBound)))
         } else {
-            enqueued = clients[Int(client)].enqueue(UInt64(header.frameBytes))
+            enqueued = clients[Int(client)].enqueue(
+                UInt64(header.frameBytes), tokens: header.tokens)
             out.actions.append(
                 .enqueueTokens(
                     stream: client, headerWord: header.firstWord, streamID: enqueued.id.rawValue,
                     start: UInt32(truncatingIfNeeded: place.lowerBound),
                     count: header.payloadBytes))
-            if !enqueued.isReady { makeReady(client: client, out: &out) }
+            if enqueued.isAtGate {
+                reachedGate(client, header, nowUs: nowUs, out: &out)
+            } else if !enqueued.isReady {
+                makeReady(client: client, out: &out)
+            }
         }
         if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
             refreshStarvation(client, nowMs: nowUs / 1_000)

@@ -22,6 +22,10 @@ package struct ShardMachine: ~Copyable {
     var idleSuppliers: [UInt32] = []
     /// By shard, then client stream: the supplier stream that it is bound to.
     var boundByClient: [[UInt32]] = []
+    /// Submissions whose idempotency key is being hashed.
+    var keyedSubmissions: [Submission] = []
+    /// By client stream: the frames behind its gate, oldest first.
+    var gatedFrames: [UInt32: [GatedFrame]] = [:]
     /// First body bytes that may still land before the dispatcher has decided.
     var landingFreeBytes: Int
     /// Deadlines of connections, of client streams and of supplier streams, by index.
@@ -334,8 +338,9 @@ package struct ShardMachine: ~Copyable {
         _ message: ShardMessage, nowUs: UInt64, out: inout ShardOutput
     ) {
         switch message {
-        case .welcome(let connection):
+        case .welcome(let connection, let account):
             guard isCurrent(connection) else { return }
+            connections[Int(connection.index)].account = account
             connections[Int(connection.index)].phase = .open
             connections[Int(connection.index)].uploadLimitBytes = limits.uploadAllowanceBytes
             connections[Int(connection.index)].uploadLimitSentBytes = limits.uploadAllowanceBytes
@@ -358,8 +363,12 @@ package struct ShardMachine: ~Copyable {
         case .refused(let stream, let code, let retryAfterMs):
             guard isCurrent(stream) else { return }
             refuse(stream.index, code, retryAfterMs: retryAfterMs, out: &out)
-        case .assign(let stream, let supplier, let offer, let taskID):
-            assign(stream, to: supplier, offer, taskID, nowUs: nowUs, out: &out)
+        case .duplicate(let stream, let task, let frame):
+            duplicate(stream, of: task, frame, out: &out)
+        case .assign(let stream, let supplier, let offer, let taskID, let held):
+            assign(stream, to: supplier, offer, taskID, held, nowUs: nowUs, out: &out)
+        case .held(let stream, let held):
+            holdChanged(stream, held, nowUs: nowUs, out: &out)
         case .end(let stream, let frame):
             guard isCurrent(stream) else { return }
             finishStream(stream.index, frame, out: &out)

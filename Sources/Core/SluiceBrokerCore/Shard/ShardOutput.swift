@@ -9,6 +9,9 @@ package enum ShardAction {
     case welcome(connection: UInt32)
     /// Hash the credential at `start`, wipe it, and answer with `credential`.
     case authenticate(connection: UInt32, start: UInt32, count: UInt32, kind: CredentialKind)
+    /// Hash the idempotency key at `start` with the account's number, and answer with
+    /// `idempotencyKey`.
+    case hashKey(stream: StreamRef, start: UInt32, count: UInt32, account: UInt64)
     /// Append these bytes to the body of the client stream.
     case storeBody(stream: UInt32, start: UInt32, count: UInt32)
     /// Zero and release the body of the client stream.

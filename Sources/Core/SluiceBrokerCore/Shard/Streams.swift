@@ -45,6 +45,12 @@ package struct ClientStream {
     var stagedBytes: UInt64 = 0
     /// Delivered, and not yet told to the open-task table.
     var staged = SealedTokens.none
+    /// Tokens of the frames that were put into the queue and may go out.
+    var enqueuedTokens: UInt64 = 0
+    /// From so many on every frame is looked at (`ShardMachine+Gate`); `.max` = never.
+    var gateTokens: UInt64 = .max
+    /// The queue up to here may go out, counted as `enqueuedBytes`; `.max` = all of it.
+    var gateBytes: UInt64 = .max
 
     /// Known once admitted.
     var task: TaskIndex = noIndex
@@ -73,6 +79,9 @@ package struct ClientStream {
     var deadlineMs: UInt64 = 0
     /// The client's credit has been short since then.
     var starvedSinceMs: UInt64?
+    /// What money is held for, and whether the dispatcher was asked for more.
+    var held = HeldTokens.unbounded
+    var isHoldAsked = false
 
     struct Ending {
         var status: TaskStatus
@@ -84,22 +93,30 @@ package struct ClientStream {
     }
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
-    /// Something of the answer was forwarded, and nothing waits.
-    var canStage: Bool { sealedBytes > 0 && sealedBytes == enqueuedBytes }
+    /// Of them, what may go out now.
+    var sendableBytes: UInt64 { min(enqueuedBytes, gateBytes) - sealedBytes }
+
+    /// Something of the answer was forwarded, nothing waits, and the gate is not near.
+    func canStage(tokens: UInt16) -> Bool {
+        sealedBytes > 0 && sealedBytes == enqueuedBytes
+            && enqueuedTokens + UInt64(tokens) < gateTokens
+    }
 
     /// What the shard needs to know of a stream that a frame was just put into.
     struct Enqueued {
         var id: StreamID
         var isReady: Bool
+        var isAtGate: Bool
         /// Of the client's credit, beyond all that was put into the queue.
         var creditLeftBytes: UInt64
     }
 
     /// A frame of `cost` bytes joins the queue. One call, so that the table is entered once.
-    mutating func enqueue(_ cost: UInt64) -> Enqueued {
+    mutating func enqueue(_ cost: UInt64, tokens: UInt16) -> Enqueued {
         enqueuedBytes += cost
+        enqueuedTokens += UInt64(tokens)
         return Enqueued(
-            id: id, isReady: isReady,
+            id: id, isReady: isReady, isAtGate: enqueuedTokens >= gateTokens,
             creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
     }
 
@@ -112,7 +129,7 @@ package struct ClientStream {
         staged.payloadBytes += Int(header.payloadBytes)
         staged.tokens += UInt64(header.tokens)
         if header.flags.contains(.reasoning) { staged.reasoningTokens += UInt64(header.tokens) }
-        return enqueue(UInt64(header.frameBytes))
+        return enqueue(UInt64(header.frameBytes), tokens: header.tokens)
     }
 
     /// What the supplier may send in all: never more than the client takes, never more than the

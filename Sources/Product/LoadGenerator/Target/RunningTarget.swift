@@ -100,9 +100,13 @@ package final class RunningTarget {
     private func writeDirectory(_ path: String, _ rig: Rig) throws {
         var writer = try DirectoryWriter(directory: path)
         try writer.upsert([
-            DirectoryEntry(digest: Self.digest(rig.clientKey), account: 1, role: .client),
-            DirectoryEntry(
-                digest: Self.digest(rig.supplierToken), account: 2, role: .supplier, supplier: 1),
+            .credential(
+                DirectoryCredential(
+                    digest: Self.digest(rig.clientKey), account: 1, role: .client)),
+            .credential(
+                DirectoryCredential(
+                    digest: Self.digest(rig.supplierToken), account: 2, role: .supplier,
+                    supplier: 1)),
         ])
     }
 

@@ -1,4 +1,3 @@
-import GRDB
 package import SluiceRecordFormat
 package import SluiceWire
 
@@ -79,62 +78,68 @@ package struct RecordCounts: Equatable, Sendable {
 extension Store {
     /// The `count` final records that were applied last, oldest first.
     package func finalRecords(last count: Int) throws(StoreError) -> [FinalRecord] {
-        try read { database in
-            try Row.fetchAll(
-                database,
-                sql: """
-                    SELECT e.*, a.accepted_at_us AS accepted_at_us, n.name AS name
-                    FROM (SELECT * FROM ended ORDER BY id DESC LIMIT ?) e
-                    LEFT JOIN accepted a ON a.instance = e.instance AND a.counter = e.counter
-                    LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
-                    ORDER BY e.id
-                    """, arguments: [max(0, count)]
-            ).map { try FinalRecord($0) }
+        try read { (transaction) throws(StoreError) in
+            let rows = try transaction.query(
+                """
+                SELECT \(FinalRecord.columns), a.accepted_at_us, n.name
+                FROM (SELECT * FROM ended ORDER BY position DESC LIMIT $1) e
+                LEFT JOIN accepted a
+                    ON a.instance = e.instance AND a.counter = e.counter AND a.day = e.day
+                LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
+                ORDER BY e.position
+                """, [.integer(Int64(max(0, count)))])
+            var records: [FinalRecord] = []
+            for row in rows { records.append(try FinalRecord(row)) }
+            return records
         }
     }
 
     /// What the store counts, at one moment.
     package func counts() throws(StoreError) -> RecordCounts {
-        try read { database in
-            let row = try Row.fetchOne(
-                database,
-                sql: """
-                    SELECT (SELECT count(*) FROM accepted), (SELECT count(*) FROM ended),
-                        (SELECT count(*) FROM accepted a WHERE NOT EXISTS (
-                            SELECT 1 FROM ended e
-                            WHERE e.instance = a.instance AND e.counter = a.counter)),
-                        (SELECT value FROM tally WHERE name = 'duplicates')
-                    """)
-            guard let row else { throw StoreError.damaged }
+        try read { (transaction) throws(StoreError) in
+            let rows = try transaction.query(
+                """
+                SELECT (SELECT count(*) FROM accepted), (SELECT count(*) FROM ended),
+                    (SELECT count(*) FROM open_task),
+                    (SELECT value FROM tally WHERE name = 'duplicates')
+                """)
+            guard let row = rows.first else { throw .damaged }
             return RecordCounts(
-                accepted: row[0], final: row[1], open: row[2], duplicates: row[3])
+                accepted: Int(try row.integer(0)), final: Int(try row.integer(1)),
+                open: Int(try row.integer(2)), duplicates: Int(try row.integer(3)))
         }
     }
 }
 
 extension FinalRecord {
-    fileprivate init(_ row: Row) throws {
-        guard let status = TaskStatus(rawValue: row["status"]),
-            let code = WireCode(rawValue: row["code"])
-        else { throw StoreError.damaged }
-        let acceptedAtUs: Int64? = row["accepted_at_us"]
-        let ttftUs: Int64? = row["ttft_us"]
-        let finishReason: UInt8? = row["finish_reason"]
+    fileprivate static let columns = """
+        e.instance, e.counter, e.status, e.code, e.finish_reason, e.input_tokens, \
+        e.output_tokens, e.cached_tokens, e.reasoning_tokens, e.ttft_us, e.duration_us, \
+        e.queue_us, e.consumer_cost, e.supplier_earning, e.platform_fee, e.supply_type, \
+        e.dispatches
+        """
+
+    fileprivate init(_ row: SQLRow) throws(StoreError) {
+        guard let status = TaskStatus(rawValue: UInt8(truncatingIfNeeded: try row.integer(2))),
+            let code = WireCode(rawValue: UInt16(truncatingIfNeeded: try row.integer(3)))
+        else { throw .damaged }
+        let ttftUs = try row.unsigned(9)
         self.init(
-            task: TaskID(instance: unsigned(row["instance"]), counter: unsigned(row["counter"])),
-            acceptedAtUs: acceptedAtUs.map { unsigned($0) }, model: row["name"] ?? "",
-            status: status, code: code,
-            finishReason: finishReason.flatMap { FinishReason(rawValue: $0) },
+            task: TaskID(instance: try row.unsigned(0), counter: try row.unsigned(1)),
+            acceptedAtUs: try row.optionalInteger(17).map { unsigned($0) },
+            model: row.values[18] == .null ? "" : try row.text(18), status: status, code: code,
+            finishReason: FinishReason(rawValue: UInt8(truncatingIfNeeded: try row.integer(4))),
             usage: Usage(
-                inputTokens: row["input_tokens"], outputTokens: row["output_tokens"],
-                cachedTokens: row["cached_tokens"], reasoningTokens: row["reasoning_tokens"]),
-            ttftUs: ttftUs.map { unsigned($0) }, durationUs: unsigned(row["duration_us"]),
-            queueUs: unsigned(row["queue_us"]),
+                inputTokens: try row.unsigned32(5), outputTokens: try row.unsigned32(6),
+                cachedTokens: try row.unsigned32(7), reasoningTokens: try row.unsigned32(8)),
+            ttftUs: ttftUs == .max ? nil : ttftUs, durationUs: try row.unsigned(10),
+            queueUs: try row.unsigned(11),
             charge: TaskCharge(
-                consumerCost: MicroUSD(row["consumer_cost"]),
-                supplierEarning: MicroUSD(row["supplier_earning"]),
-                platformFee: MicroUSD(row["platform_fee"])),
-            supplyType: SupplyType(rawValue: row["supply_type"]), dispatches: row["dispatches"])
+                consumerCost: MicroUSD(try row.integer(12)),
+                supplierEarning: MicroUSD(try row.integer(13)),
+                platformFee: MicroUSD(try row.integer(14))),
+            supplyType: SupplyType(rawValue: UInt8(truncatingIfNeeded: try row.integer(15))),
+            dispatches: Int(try row.integer(16)))
     }
 }
 

@@ -1,0 +1,43 @@
+import SluiceWire
+
+/// Entries of one transaction on their way into the ledger.
+struct LedgerWriter {
+    private var entries = IntegerRows(.ledgerEntry)
+    private var postings = IntegerRows(.posting)
+    private var deltas: [LedgerAccount: Int64] = [:]
+
+    /// Notes an entry; postings of 0 are left out. Their sum is 0: anything else is our own fault.
+    mutating func post(
+        _ reference: EntryReference, _ parts: [(LedgerAccount, Int64)], atUs: UInt64
+    ) throws(StoreError) {
+        let key = reference.key
+        entries.append([key.kind, key.high, key.low, signed(atUs)] as [4 of Int64])
+        var sum: Int64 = 0
+        for (account, amount) in parts where amount != 0 {
+            sum = try checkedSum(sum, amount)
+            postings.append(
+                [key.kind, key.high, key.low, account.kind, signed(account.owner), amount]
+                    as [6 of Int64])
+            deltas[account] = try checkedSum(deltas[account] ?? 0, amount)
+        }
+        precondition(sum == 0, "the postings of an entry sum to zero")
+    }
+
+    /// Writes entries, postings and balances.
+    func save(_ transaction: any StoreTransaction) throws(StoreError) {
+        try transaction.insert(entries)
+        try transaction.insert(postings)
+        var balances = IntegerRows(.balance)
+        for (account, amount) in deltas {
+            balances.append([account.kind, signed(account.owner), amount] as [3 of Int64])
+        }
+        try transaction.addToBalances(balances)
+    }
+}
+
+/// The sum, or `overflow`.
+func checkedSum(_ left: Int64, _ right: Int64) throws(StoreError) -> Int64 {
+    let (sum, overflow) = left.addingReportingOverflow(right)
+    guard !overflow else { throw .overflow }
+    return sum
+}

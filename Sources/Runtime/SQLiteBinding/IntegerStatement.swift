@@ -1,0 +1,63 @@
+package import GRDB
+internal import GRDBSQLite
+
+/// A prepared statement whose parameters and results are whole numbers, run without a box around
+/// each of them: what a sidecar does several times for every task.
+///
+/// It belongs to the connection that prepared it and is used inside that connection's turn.
+package struct IntegerStatement {
+    private let statement: Statement
+
+    /// Takes the statement that `database` keeps prepared for `sql`.
+    package init(_ database: Database, _ sql: String) throws {
+        statement = try database.cachedStatement(sql: sql)
+    }
+
+    /// Binds `values` to `?1…`, runs to the end and forgets them. True if rows were inserted,
+    /// changed or removed.
+    package func run(_ values: Span<Int64>, in database: Database) throws -> Bool {
+        let raw = unsafe statement.sqliteStatement
+        defer { unsafe sqlite3_reset(raw) }
+        unsafe try bind(raw, values)
+        // SAFETY: statement and connection are those of `database`, whose turn this is.
+        let code = unsafe sqlite3_step(raw)
+        guard code == SQLITE_DONE || code == SQLITE_ROW else {
+            throw DatabaseError(resultCode: ResultCode(rawValue: code))
+        }
+        return unsafe sqlite3_changes(database.sqliteConnection) > 0
+    }
+
+    /// Binds `values` and appends every row's columns to `rows`, nulls as 0. Gives the number of
+    /// rows.
+    package func fetch(
+        _ values: Span<Int64>, into rows: inout [Int64]
+    ) throws -> Int {
+        let raw = unsafe statement.sqliteStatement
+        defer { unsafe sqlite3_reset(raw) }
+        unsafe try bind(raw, values)
+        var count = 0
+        while true {
+            // SAFETY: the caller holds the turn of the connection that prepared the statement.
+            let code = unsafe sqlite3_step(raw)
+            if code == SQLITE_DONE { return count }
+            guard code == SQLITE_ROW else {
+                throw DatabaseError(resultCode: ResultCode(rawValue: code))
+            }
+            count += 1
+            let columnCount = unsafe sqlite3_column_count(raw)
+            for column in 0..<columnCount {
+                rows.append(unsafe sqlite3_column_int64(raw, column))
+            }
+        }
+    }
+
+    private func bind(_ raw: OpaquePointer, _ values: Span<Int64>) throws {
+        precondition(Int(unsafe sqlite3_bind_parameter_count(raw)) == values.count)
+        for index in 0..<values.count {
+            let code = unsafe sqlite3_bind_int64(raw, Int32(index + 1), values[index])
+            guard code == SQLITE_OK else {
+                throw DatabaseError(resultCode: ResultCode(rawValue: code))
+            }
+        }
+    }
+}

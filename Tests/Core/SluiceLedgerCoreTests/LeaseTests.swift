@@ -1,0 +1,186 @@
+import SluiceLedgerCore
+import SluiceRecordFormat
+import SluiceWire
+import Testing
+
+@Suite struct LeaseTests {
+    private func record(
+        wanted: MicroUSD, returned: MicroUSD = 0
+    ) -> LeaseRecord {
+        LeaseRecord(account: 1, wanted: wanted, returned: returned, spent: 0, held: 0, atUs: 0)
+    }
+
+    private func granted(_ amount: MicroUSD, expiresAtMs: UInt64 = 1_000) -> BrokerLease {
+        var lease = BrokerLease(account: 1)
+        lease.apply(
+            DirectoryLease(account: 1, instance: 1, granted: amount, expiresAtMs: expiresAtMs))
+        return lease
+    }
+
+    // MARK: The broker's half
+
+    @Test func aNewLeaseHoldsNothing() {
+        var lease = BrokerLease(account: 1)
+        #expect(lease.hold(1, nowMs: 0) == false)
+        #expect(lease.hold(0, nowMs: 0) == false)
+        #expect(lease.ask(missing: 1, recentCost: 0) == true)
+        #expect(lease.wanted == 10_000)
+        #expect(lease.ask(missing: 9_000, recentCost: 0) == false)
+        #expect(lease.ask(missing: 20_000, recentCost: 30_000) == true)
+        #expect(lease.wanted == 60_000)
+    }
+
+    @Test func aHoldIsAllOrNothingAndEndsAtExpiry() {
+        var lease = granted(100)
+        #expect(lease.hold(101, nowMs: 0) == false)
+        #expect(lease.hold(100, nowMs: 999) == true)
+        #expect(lease.free == 0)
+        lease.release(40)
+        #expect(lease.hold(40, nowMs: 999) == true)
+        lease.release(40)
+        #expect(lease.hold(1, nowMs: 1_000) == false)
+    }
+
+    @Test func whatATaskDoesNotUseIsFreeAgain() {
+        var lease = granted(100)
+        #expect(lease.hold(60, nowMs: 0) == true)
+        lease.capture(cost: 25, held: 60)
+        #expect(lease.spent == 25)
+        #expect(lease.held == 0)
+        #expect(lease.free == 75)
+    }
+
+    @Test func onlyWhatIsFreeGoesBack() {
+        var lease = granted(100)
+        #expect(lease.hold(60, nowMs: 0) == true)
+        lease.apply(
+            DirectoryLease(
+                account: 1, instance: 1, granted: 100, recalled: 100, expiresAtMs: 1_000))
+        #expect(lease.returnRecalled() == 40)
+        #expect(lease.returnRecalled() == 0)
+        #expect(lease.owed == 60)
+        lease.capture(cost: 10, held: 60)
+        #expect(lease.returnRecalled() == 50)
+        #expect(lease.record(atUs: 3).returned == 90)
+        #expect(lease.free == 0)
+    }
+
+    @Test func grantsNeverShrinkAndOverflowIsSaturated() {
+        var lease = granted(100)
+        lease.apply(DirectoryLease(account: 1, instance: 1, granted: 50, expiresAtMs: 1_000))
+        #expect(lease.granted == 100)
+        #expect(lease.ask(missing: MicroUSD(.max), recentCost: MicroUSD(.max)) == true)
+        #expect(lease.wanted == MicroUSD(.max))
+        lease.withdrawAsk()
+        #expect(lease.wanted == 100)
+        let most = granted(MicroUSD(.max))
+        #expect(most.free == MicroUSD(.max))
+    }
+
+    @Test func renewalIsDueAtHalfOfLifeWhereThereIsSomethingToKeep() {
+        let lease = granted(100, expiresAtMs: BrokerLease.lifetimeMs)
+        #expect(!lease.needsRenewal(nowMs: BrokerLease.lifetimeMs / 2 - 1))
+        #expect(lease.needsRenewal(nowMs: BrokerLease.lifetimeMs / 2))
+        #expect(!BrokerLease(account: 1).needsRenewal(nowMs: .max / 2))
+        var spent = lease
+        #expect(spent.hold(100, nowMs: 0) == true)
+        spent.capture(cost: 100, held: 100)
+        #expect(!spent.needsRenewal(nowMs: BrokerLease.lifetimeMs))
+    }
+
+    @Test func ourOwnFaultsTrap() async {
+        await #expect(processExitsWith: .failure) {
+            var lease = BrokerLease(account: 1)
+            lease.release(1)
+        }
+        await #expect(processExitsWith: .failure) {
+            var lease = BrokerLease(account: 1)
+            lease.capture(cost: 1, held: 0)
+        }
+        await #expect(processExitsWith: .failure) {
+            var lease = WalletLease(instance: 1)
+            lease.granted = 10
+            _ = Wallet(balance: 9, leases: [lease])
+        }
+    }
+
+    // MARK: The wallet's half
+
+    @Test func grantsWhatIsThereAndARepeatChangesNothing() {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 60), instance: 1, nowMs: 5)
+        #expect(wallet.leases[0].granted == 60)
+        #expect(wallet.leases[0].expiresAtMs == 5 + BrokerLease.lifetimeMs)
+        #expect(wallet.available == 40)
+        let once = wallet
+        wallet.apply(record(wanted: 60), instance: 1, nowMs: 5)
+        #expect(wallet == once)
+        wallet.apply(record(wanted: 60), instance: 1, nowMs: 9)
+        #expect(wallet.leases[0].expiresAtMs == 9 + BrokerLease.lifetimeMs)
+        #expect(wallet.balance == 100)
+    }
+
+    @Test func whoIsShortGetsTheRestAndRecallsFromOthers() {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 80), instance: 1, nowMs: 0)
+        wallet.apply(record(wanted: 50), instance: 2, nowMs: 0)
+        #expect(wallet.leases.map(\.granted) == [80, 20])
+        #expect(wallet.leases[0].recalled == 80)
+        #expect(!wallet.leases[1].isDry)
+        // The first gives what is free.
+        wallet.apply(record(wanted: 80, returned: 70), instance: 1, nowMs: 0)
+        #expect(wallet.leases.map(\.granted) == [80, 50])
+        #expect(wallet.available == 40)
+        // Nobody waits: nothing is owed any more.
+        #expect(wallet.leases.allSatisfy { $0.recalled == $0.returned })
+    }
+
+    @Test func dryIsWhereNobodyHasAnything() throws {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 100), instance: 1, nowMs: 0)
+        wallet.apply(record(wanted: 10), instance: 2, nowMs: 0)
+        #expect(wallet.leases[1].isDry == false)
+        #expect(wallet.spend(100, instance: 1) == TaskCover(byConsumer: 100, byPlatform: 0))
+        wallet.apply(record(wanted: 10), instance: 2, nowMs: 0)
+        #expect(wallet.leases[1].isDry)
+        try wallet.post(7, nowMs: 0)
+        #expect(wallet.leases[1].granted == 7)
+        #expect(wallet.leases[1].isDry)
+        try wallet.post(7, nowMs: 0)
+        #expect(wallet.leases[1].granted == 10)
+        #expect(!wallet.leases[1].isDry)
+        #expect(wallet.available == 4)
+    }
+
+    @Test func onlyWhatIsNotLeasedGoesElsewhere() throws {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 70), instance: 1, nowMs: 0)
+        #expect(throws: LedgerError.notAvailable(30)) { try wallet.post(-31, nowMs: 0) }
+        #expect(throws: LedgerError.self) { try wallet.post(MicroUSD(.min), nowMs: 0) }
+        #expect(throws: LedgerError.overflow) { try wallet.post(MicroUSD(.max), nowMs: 0) }
+        try wallet.post(-30, nowMs: 0)
+        #expect(wallet.balance == 70)
+    }
+
+    @Test func aLateClaimGoesToTheWalletThenToThePlatform() {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 70), instance: 1, nowMs: 0)
+        let expiry = BrokerLease.lifetimeMs
+        #expect(wallet.closeExpired(nowMs: expiry + Wallet.graceMs - 1) == [])
+        #expect(wallet.closeExpired(nowMs: expiry + Wallet.graceMs) == [1])
+        #expect(wallet.available == 100)
+        #expect(wallet.spend(30, instance: 1) == TaskCover(byConsumer: 30, byPlatform: 0))
+        wallet.apply(record(wanted: 60), instance: 2, nowMs: 0)
+        #expect(wallet.spend(30, instance: 1) == TaskCover(byConsumer: 10, byPlatform: 20))
+        #expect(wallet.balance == 60)
+        #expect(wallet.leases.map(\.rest) == [60])
+    }
+
+    @Test func sharesNeverSumToMoreThanTheWhole() {
+        for instances in [1, 2, 3, 7, 1_000, 65_536] {
+            let share = Wallet.share(amongInstances: instances)
+            #expect(share >= 1)
+            #expect(Int(share) * instances <= Int(DirectoryLease.shareMax))
+        }
+    }
+}
