@@ -118,8 +118,8 @@ let modules: [Module] = [
     Module(
         .product, "Store",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "PostgresConnection",
-            "SQLiteBinding",
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory",
+            "PostgresConnection", "SQLiteBinding",
         ], packages: [grdb]),
     Module(
         .product, "Sidecar",
@@ -291,7 +291,10 @@ let testTargets: [Target] = [
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "RecordTestSupport"]),
     tests(
         "StoreTests", in: "Product",
-        uses: ["SluiceWire", "SluiceRecordFormat", "Store", "RecordTestSupport"],
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "PostgresConnection", "Store",
+            "RecordTestSupport",
+        ],
         packages: [grdb]),
     tests(
         "SidecarTests", in: "Product",

@@ -66,7 +66,7 @@ struct LedgerCommand: ParsableCommand {
                 Listing(
                     ["ledgerAccount", "balance"],
                     try place.open().store.balances().map {
-                        [.text($0.account.text), .money($0.amount)]
+                        [.text($0.name), .money($0.amount)]
                     }
                 ).write(json: json)
             }

@@ -7,13 +7,29 @@ package struct CRC32C: Sendable {
 
     /// Adds the eight bytes of a little-endian word.
     package mutating func update(_ word: UInt64) {
-        let table = Self.table
+        update(word, Self.table.span)
+    }
+
+    /// Adds the words of a block; the first without its upper half, where the checksum stands.
+    mutating func update(_ block: borrowing RecordWords) {
+        let table = Self.table.span
+        update(block[0] & 0xFFFF_FFFF, table)
+        for index in 1..<RecordWords.count { update(block[index], table) }
+    }
+
+    @inline(__always)
+    private mutating func update(_ word: UInt64, _ table: Span<UInt32>) {
+        // One check of the table's size in place of one for each byte.
+        let entries = table.extracting(0..<2_048)
         let mixed = word ^ UInt64(state)
-        var crc: UInt32 = 0
-        for position in 0..<8 {
-            crc ^= table[(7 - position) * 256 + Int(mixed.byte(position))]
-        }
-        state = crc
+        // Two halves that do not wait for each other.
+        let low =
+            entries[1_792 + Int(mixed.byte(0))] ^ entries[1_536 + Int(mixed.byte(1))]
+            ^ entries[1_280 + Int(mixed.byte(2))] ^ entries[1_024 + Int(mixed.byte(3))]
+        let high =
+            entries[768 + Int(mixed.byte(4))] ^ entries[512 + Int(mixed.byte(5))]
+            ^ entries[256 + Int(mixed.byte(6))] ^ entries[Int(mixed.byte(7))]
+        state = low ^ high
     }
 
     /// Adds bytes one by one.

@@ -1,3 +1,5 @@
+import SluiceWire
+
 /// Sixteen 64-bit words, 128 bytes: the unit of every Sluice file that two processes share
 /// (`Protocol/Files.md`). In files and mapped memory each word is little-endian; in memory a word
 /// is a plain number. Narrower fields sit inside a word, counted from its lowest byte.
@@ -25,11 +27,17 @@ package struct RecordWords: Sendable {
     package init?(_ bytes: Span<UInt8>) {
         guard bytes.count == Self.byteCount else { return nil }
         self.init()
-        for index in 0..<Self.count {
-            var word: UInt64 = 0
-            for byte in 0..<8 { word |= UInt64(bytes[index * 8 + byte]) << UInt64(byte * 8) }
-            self[index] = word
-        }
+        // Written out: a loop over the subscript costs a jump for every word.
+        storage = (
+            bytes.littleEndian64(at: 0), bytes.littleEndian64(at: 8),
+            bytes.littleEndian64(at: 16), bytes.littleEndian64(at: 24),
+            bytes.littleEndian64(at: 32), bytes.littleEndian64(at: 40),
+            bytes.littleEndian64(at: 48), bytes.littleEndian64(at: 56),
+            bytes.littleEndian64(at: 64), bytes.littleEndian64(at: 72),
+            bytes.littleEndian64(at: 80), bytes.littleEndian64(at: 88),
+            bytes.littleEndian64(at: 96), bytes.littleEndian64(at: 104),
+            bytes.littleEndian64(at: 112), bytes.littleEndian64(at: 120)
+        )
     }
 
     /// The word at `index`, 0…15.
@@ -81,17 +89,22 @@ package struct RecordWords: Sendable {
 
     /// Appends the 128 bytes as they stand in a file.
     package func append(to bytes: inout [UInt8]) {
+        let start = bytes.count
+        bytes.append(contentsOf: repeatElement(0, count: Self.byteCount))
+        var block = bytes.mutableSpan
         for index in 0..<Self.count {
             let word = self[index]
-            for byte in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(byte * 8))) }
+            let offset = start + index * 8
+            for byte in 0..<8 {
+                block[offset + byte] = UInt8(truncatingIfNeeded: word >> UInt64(byte * 8))
+            }
         }
     }
 
     /// CRC-32C over the 128 bytes with bytes 4…7 (the checksum itself) taken as zero.
     package var checksum: UInt32 {
         var crc = CRC32C()
-        crc.update(self[0] & 0xFFFF_FFFF)
-        for index in 1..<Self.count { crc.update(self[index]) }
+        crc.update(self)
         return crc.value
     }
 

@@ -68,8 +68,9 @@ import Testing
     }
 
     /// The real program is killed at random moments; nothing is lost and nothing counted twice.
-    @Test func killedAtAnyMomentItLosesAndDoublesNothing() throws {
-        let deployment = Deployment()
+    @Test(arguments: [false, true])
+    func killedAtAnyMomentItLosesAndDoublesNothing(isPostgres: Bool) throws {
+        let deployment = try isPostgres ? Deployment.onPostgres() : Deployment()
         try FileManager.default.createDirectory(
             atPath: deployment.options.runDirectory, withIntermediateDirectories: false,
             attributes: [.posixPermissions: 0o700])
@@ -82,6 +83,7 @@ import Testing
                 "--data", deployment.options.dataDirectory, "--run",
                 deployment.options.runDirectory,
             ]
+            process.environment = deployment.environment
             process.standardError = FileHandle.nullDevice
             try process.run()
             return process
@@ -113,8 +115,82 @@ import Testing
         let expected = RecordCounts(
             accepted: Int(counter), final: Int(counter), open: 0, duplicates: 0)
         #expect(deployment.counts() == expected)
+        let check = try deployment.openStore().ledgerCheck()
+        #expect(check.isSound && check.unsettled == 0, "\(check.json)")
         let cursors = try deployment.openStore().cursors()
         #expect(cursors == [broker.id: broker.journal.publishedSequence])
+    }
+
+    /// PostgreSQL dies under load and comes back: segments pile up, then all is caught up.
+    @Test func postgresThatWasAwayIsCaughtUpWith() throws {
+        let server = try PostgresServer()
+        let location = StoreLocation.postgres(address: try server.newDatabase())
+        let deployment = Deployment { $0.store = location }
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        var broker = try deployment.newBroker()
+        #expect(runTasks(1...2_000, on: &broker))
+        server.stop()
+        #expect(runTasks(2_001...20_000, on: &broker))
+        server.start()
+        #expect(runTasks(20_001...22_000, on: &broker))
+        #expect(
+            eventually {
+                deployment.counts()
+                    == RecordCounts(accepted: 22_000, final: 22_000, open: 0, duplicates: 0)
+            })
+        #expect(sidecar.stop() == .ended)
+    }
+
+    /// What another process commits reaches the directory that this sidecar holds; a lease is
+    /// asked for, granted and, when its instance is gone, closed.
+    @Test(arguments: [false, true])
+    func theDirectoryFollowsTheStore(isPostgres: Bool) throws {
+        let deployment = try isPostgres ? Deployment.onPostgres() : Deployment()
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        let store = try deployment.openStore()
+        let account = try store.makeAccount(
+            label: "shop", kinds: .consumer, isPrepaid: true, nowUs: 1)
+        _ = try store.topUp(account.id, 500, reference: "a", nowUs: 1)
+        var reader = DirectoryReader(
+            directory: Sidecar.Options.directoryPath(
+                dataDirectory: deployment.options.dataDirectory))
+        var entries: [DirectoryEntry] = []
+        func told(_ condition: (DirectoryEntry) -> Bool) throws -> Bool {
+            try eventually {
+                entries += try reader.poll()
+                return entries.contains(where: condition)
+            }
+        }
+        let isAccountTold = try told { $0.key == .account(account.id) }
+        #expect(isAccountTold)
+        var broker = try deployment.newBroker()
+        let instance = broker.id
+        broker.journal.append(
+            LeaseRecord(
+                account: account.id, wanted: 300, returned: 0, spent: 0, held: 0, atUs: 1
+            ).record)
+        broker.journal.publish()
+        let isGranted = try told {
+            if case .lease(let lease) = $0 {
+                lease.granted == 300 && !lease.isClosed
+            } else {
+                false
+            }
+        }
+        #expect(isGranted)
+        broker.close()
+        let isClosed = try told {
+            if case .lease(let lease) = $0 {
+                lease.instance == instance && lease.isClosed
+            } else {
+                false
+            }
+        }
+        #expect(isClosed)
+        #expect(try store.wallet(account.id).available == 500)
+        #expect(sidecar.stop() == .ended)
     }
 
     @Test func aLockedDatabaseDoesNotStopTheCopying() throws {

@@ -24,6 +24,26 @@ final class Deployment: Sendable {
         self.options = options
     }
 
+    /// With its store in a new database of the tests' PostgreSQL.
+    static func onPostgres() throws -> Deployment {
+        let address = try PostgresServer.shared.get().newDatabase()
+        return Deployment { $0.store = .postgres(address: address) }
+    }
+
+    /// What a sidecar of its own process is told: a program takes only a URL for an address.
+    var environment: [String: String] {
+        var environment = ProcessInfo.processInfo.environment
+        if case .postgres(let address) = options.store {
+            environment[StoreLocation.variable] = Self.url(address)
+        }
+        return environment
+    }
+
+    private static func url(_ address: String) -> String {
+        let pairs = address.split(separator: " ").map { $0.split(separator: "=") }
+        return "postgresql:///?" + pairs.map { "\($0[0])=\($0[1])" }.joined(separator: "&")
+    }
+
     func newBroker(slots: Int = 64) throws -> BrokerInstance {
         var sizes = InstanceSizes()
         sizes.ringBytes = RingLayout.minimumByteCount

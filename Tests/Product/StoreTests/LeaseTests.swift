@@ -1,3 +1,4 @@
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 import Store

@@ -1,4 +1,5 @@
 import Foundation
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 import Store

@@ -1,14 +1,27 @@
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 
-/// Wallets, leases and ledger entries of one transaction: loaded, changed, written back.
+/// Wallets, leases and ledger entries of one transaction: loaded, changed by the rules of
+/// SluiceLedgerCore, written back.
 struct AccountBooks {
+    private typealias Rules = SluiceLedgerCore.Wallet
+
     private let node: UInt64
-    private var wallets: [UInt64: AccountLeases] = [:]
+    private var wallets: [UInt64: Rules] = [:]
     /// As they were loaded: what differs is written.
-    private var stored: [UInt64: AccountLeases] = [:]
+    private var stored: [UInt64: Rules] = [:]
+    /// Whose sidecar a lease's instance belongs to.
+    private var nodes: [LeaseKey: UInt64] = [:]
+    /// Leases that were closed before: they must not be opened again.
+    private var closed: Set<LeaseKey> = []
     private var supplierAccounts: [UInt64: UInt64] = [:]
     private var ledger = LedgerWriter()
+
+    private struct LeaseKey: Hashable {
+        var account: UInt64
+        var instance: UInt64
+    }
 
     private static let leaseColumns = [
         "account", "instance", "node", "granted", "spent", "returned", "recalled", "wanted",
@@ -41,18 +54,26 @@ struct AccountBooks {
                 and: "is_closed = 0")
             + (try transaction.fetch(
                 Self.leaseColumns, from: "lease", where: ("account", "instance"), in: asking))
-        var leases: [UInt64: [Lease]] = [:]
+        var leases: [UInt64: [WalletLease]] = [:]
         for start in stride(from: 0, to: rows.count, by: Self.leaseColumns.count) {
-            let lease = Lease(rows[start..<start + Self.leaseColumns.count])
-            let known = leases[lease.account] ?? []
-            guard !known.contains(where: { $0.instance == lease.instance }) else { continue }
-            leases[lease.account] = known + [lease]
+            let row = rows[start..<start + Self.leaseColumns.count]
+            let key = LeaseKey(account: unsigned(row[start]), instance: unsigned(row[start + 1]))
+            if row[start + 10] != 0 {
+                closed.insert(key)
+            } else if nodes.updateValue(unsigned(row[start + 2]), forKey: key) == nil {
+                leases[key.account, default: []].append(WalletLease(row))
+            }
         }
         for id in prepaid {
             let account = unsigned(id)
-            let wallet = AccountLeases(
-                account: account, balance: amounts[id] ?? 0,
-                leases: (leases[account] ?? []).sorted { $0.instance < $1.instance })
+            let balance = amounts[id] ?? 0
+            let own = (leases[account] ?? []).sorted { $0.instance < $1.instance }
+            let leased = own.reduce(0) { $0 + $1.rest.rawValue }
+            // A database that says so was changed by somebody else: the rules must not see it.
+            guard own.allSatisfy({ $0.rest >= 0 }), own.isEmpty || leased <= balance else {
+                throw .damaged
+            }
+            let wallet = Rules(balance: MicroUSD(balance), leases: own)
             wallets[account] = wallet
             stored[account] = wallet
         }
@@ -64,16 +85,23 @@ struct AccountBooks {
         }
     }
 
-    /// The wallet of an account that was loaded; nil if it is not prepaid.
-    func wallet(_ account: UInt64) -> AccountLeases? { wallets[account] }
+    /// What can be taken out of an account that was loaded; nil if it is not prepaid.
+    func available(_ account: UInt64) -> MicroUSD? { wallets[account]?.available }
 
-    /// Changes the wallet of an account that was loaded; nothing if it is not prepaid.
-    mutating func changeWallet(
-        _ account: UInt64, _ change: (inout AccountLeases) throws(StoreError) -> Void
+    /// Money came into a wallet or went out of it by other than a task.
+    mutating func change(
+        _ account: UInt64, by amount: MicroUSD, nowMs: UInt64
     ) throws(StoreError) {
-        guard var wallet = wallets[account] else { return }
-        try change(&wallet)
-        wallets[account] = wallet
+        try ruled { () throws(LedgerError) in
+            try wallets[account]?.post(amount, nowMs: nowMs)
+        }
+    }
+
+    /// Closes the leases of these instances: they are gone, and their tasks have ended.
+    mutating func close(_ account: UInt64, _ instances: Set<UInt64>, nowMs: UInt64) {
+        for instance in instances {
+            _ = wallets[account]?.close(instance: instance, nowMs: nowMs)
+        }
     }
 
     /// Posts a task's charge. What a prepaid consumer's lease and wallet do not cover, and the
@@ -81,32 +109,36 @@ struct AccountBooks {
     mutating func settle(
         _ record: EndedRecord, account: UInt64, isRepeat: Bool, atUs: UInt64
     ) throws(StoreError) {
-        let cost = record.charge.consumerCost.rawValue
-        let earning = record.charge.supplierEarning.rawValue
-        let fee = record.charge.platformFee.rawValue
+        let cost = record.charge.consumerCost
         // A broker cannot write such a record; a damaged one must not make money.
-        guard cost >= 0, earning >= 0, fee >= 0, record.charge.isBalanced else { return }
-        var paid = isRepeat ? 0 : cost
-        if wallets[account] != nil, !isRepeat {
-            paid = wallets[account]?.capture(cost, instance: record.task.instance) ?? 0
+        guard cost >= 0, record.charge.supplierEarning >= 0, record.charge.platformFee >= 0,
+            record.charge.isBalanced
+        else { return }
+        var cover = TaskCover(byConsumer: cost, byPlatform: 0)
+        if isRepeat {
+            cover = TaskCover(byConsumer: 0, byPlatform: cost)
+        } else if wallets[account] != nil {
+            cover = wallets[account]?.spend(cost, instance: record.task.instance) ?? cover
         }
         let supplier = supplierAccounts[record.supplier] ?? 0
-        try ledger.post(
-            .task(record.task),
-            [
-                (.consumer(account), -paid), (.platformLoss, paid - cost),
-                (.supplier(supplier), earning), (.platformFee, fee),
-            ], atUs: atUs)
+        let postings = try ruled { () throws(LedgerError) in
+            try Settlement.task(
+                record.charge, cover: cover, consumer: account, supplier: supplier)
+        }
+        try ledger.post(.task(record.task), postings, atUs: atUs)
     }
 
-    /// Does what a LEASE record asks; nothing if the account is not prepaid.
+    /// Does what a LEASE record asks; nothing if the account is not prepaid or the lease closed.
     mutating func apply(_ record: LeaseRecord, instance: UInt64, nowMs: UInt64) {
-        wallets[record.account]?.apply(record, instance: instance, node: node, nowMs: nowMs)
+        let key = LeaseKey(account: record.account, instance: instance)
+        guard !closed.contains(key), wallets[record.account] != nil else { return }
+        if nodes[key] == nil { nodes[key] = node }
+        wallets[record.account]?.apply(record, instance: instance, nowMs: nowMs)
     }
 
     /// Posts an entry.
     mutating func post(
-        _ reference: EntryReference, _ parts: [(LedgerAccount, Int64)], atUs: UInt64
+        _ reference: EntryReference, _ parts: [Posting], atUs: UInt64
     ) throws(StoreError) {
         try ledger.post(reference, parts, atUs: atUs)
     }
@@ -117,36 +149,40 @@ struct AccountBooks {
         var hasChanges = false
         for (account, wallet) in wallets {
             guard let before = stored[account], before != wallet else { continue }
-            var known: [UInt64: Lease] = [:]
+            var known: [UInt64: WalletLease] = [:]
             for lease in before.leases { known[lease.instance] = lease }
-            let share = Self.share(of: wallet)
-            let isShareNew = share != Self.share(of: before)
+            let share = Rules.share(amongInstances: wallet.leases.count)
+            let isShareNew = wallet.leases.count != before.leases.count
             for lease in wallet.leases {
-                let old = known[lease.instance]
-                if old != lease { try Self.write(lease, transaction) }
-                guard isShareNew && !lease.isClosed || old?.isToldAs(lease) != true else {
-                    continue
-                }
-                try transaction.addChange(.lease(lease.entry(share: share)), node: lease.node)
+                let old = known.removeValue(forKey: lease.instance)
+                if old != lease { try write(lease, of: account, isClosed: false, transaction) }
+                guard isShareNew || old?.isToldAs(lease) != true else { continue }
+                try tell(lease.entry(of: account, share: share), transaction)
+                hasChanges = true
+            }
+            // What is not there any more was closed.
+            for lease in known.values {
+                try write(lease, of: account, isClosed: true, transaction)
+                try tell(lease.entry(of: account, share: share, isClosed: true), transaction)
                 hasChanges = true
             }
         }
         return hasChanges
     }
 
-    /// The part of the account's rate limits that each of its open leases may use.
-    static func share(of wallet: AccountLeases) -> UInt32 {
-        share(ofOpenLeases: wallet.leases.count { !$0.isClosed })
-    }
-
-    static func share(ofOpenLeases count: Int) -> UInt32 {
-        max(1, DirectoryLease.shareMax / UInt32(clamping: max(1, count)))
-    }
-
-    private static func write(
-        _ lease: Lease, _ transaction: any StoreTransaction
+    private func tell(
+        _ entry: DirectoryLease, _ transaction: any StoreTransaction
     ) throws(StoreError) {
-        let columns = leaseColumns
+        let key = LeaseKey(account: entry.account, instance: entry.instance)
+        try transaction.addChange(.lease(entry), node: nodes[key] ?? node)
+    }
+
+    private func write(
+        _ lease: WalletLease, of account: UInt64, isClosed: Bool,
+        _ transaction: any StoreTransaction
+    ) throws(StoreError) {
+        let columns = Self.leaseColumns
+        let node = nodes[LeaseKey(account: account, instance: lease.instance)] ?? self.node
         let changed = columns.dropFirst(2).map { "\($0) = excluded.\($0)" }
         try transaction.execute(
             """
@@ -155,40 +191,43 @@ struct AccountBooks {
             ON CONFLICT (account, instance) DO UPDATE SET \(changed.joined(separator: ", "))
             """,
             [
-                .integer(signed(lease.account)), .integer(signed(lease.instance)),
-                .integer(signed(lease.node)), .integer(lease.granted), .integer(lease.spent),
-                .integer(lease.returned), .integer(lease.recalled), .integer(lease.wanted),
+                .integer(signed(account)), .integer(signed(lease.instance)),
+                .integer(signed(node)), .integer(lease.granted.rawValue),
+                .integer(lease.spent.rawValue), .integer(lease.returned.rawValue),
+                .integer(lease.recalled.rawValue), .integer(lease.wanted.rawValue),
                 .integer(signed(lease.expiresAtMs)), .integer(lease.isDry ? 1 : 0),
-                .integer(lease.isClosed ? 1 : 0),
+                .integer(isClosed ? 1 : 0),
             ])
     }
 }
 
-extension Lease {
+extension WalletLease {
     /// From the columns of a row, in their order.
     fileprivate init(_ row: ArraySlice<Int64>) {
         let at = row.startIndex
-        self.init(
-            account: unsigned(row[at]), instance: unsigned(row[at + 1]),
-            node: unsigned(row[at + 2]), granted: row[at + 3], spent: row[at + 4],
-            returned: row[at + 5], recalled: row[at + 6], wanted: row[at + 7],
-            expiresAtMs: unsigned(row[at + 8]), isDry: row[at + 9] != 0,
-            isClosed: row[at + 10] != 0)
+        self.init(instance: unsigned(row[at + 1]))
+        granted = MicroUSD(row[at + 3])
+        spent = MicroUSD(row[at + 4])
+        returned = MicroUSD(row[at + 5])
+        recalled = MicroUSD(row[at + 6])
+        wanted = MicroUSD(row[at + 7])
+        expiresAtMs = unsigned(row[at + 8])
+        isDry = row[at + 9] != 0
     }
 
     /// Whether the brokers are told the same of both.
-    fileprivate func isToldAs(_ other: Lease) -> Bool {
+    fileprivate func isToldAs(_ other: WalletLease) -> Bool {
         granted == other.granted && recalled == other.recalled
             && expiresAtMs == other.expiresAtMs && isDry == other.isDry
-            && isClosed == other.isClosed
     }
 
     /// What the broker is told of it.
-    func entry(share: UInt32) -> DirectoryLease {
+    fileprivate func entry(
+        of account: UInt64, share: UInt32, isClosed: Bool = false
+    ) -> DirectoryLease {
         DirectoryLease(
-            account: account, instance: instance, granted: MicroUSD(granted),
-            recalled: MicroUSD(recalled), expiresAtMs: expiresAtMs, isDry: isDry,
-            isClosed: isClosed, share: share)
+            account: account, instance: instance, granted: granted, recalled: recalled,
+            expiresAtMs: expiresAtMs, isDry: isDry && !isClosed, isClosed: isClosed, share: share)
     }
 }
 
@@ -209,7 +248,8 @@ extension StoreTransaction {
                     granted: MicroUSD(try row.integer(2)),
                     recalled: MicroUSD(try row.integer(3)), expiresAtMs: try row.unsigned(4),
                     isDry: try row.integer(5) != 0,
-                    share: AccountBooks.share(ofOpenLeases: Int(try row.integer(6)))))
+                    share: SluiceLedgerCore.Wallet.share(
+                        amongInstances: Int(try row.integer(6)))))
         }
         return leases
     }

@@ -1,3 +1,5 @@
+import SluiceLedgerCore
+
 extension Store {
     /// Closes leases that nobody can use any more, so that their rest is available again:
     ///
@@ -24,9 +26,7 @@ extension Store {
             var books = AccountBooks(node: node)
             try books.load(Set(byAccount.keys), transaction)
             for (account, instances) in byAccount {
-                try books.changeWallet(account) { (wallet) throws(StoreError) in
-                    wallet.close(instances, nowMs: nowMs)
-                }
+                books.close(account, instances, nowMs: nowMs)
             }
             _ = try books.save(transaction)
             return ended.count
@@ -51,7 +51,8 @@ extension StoreTransaction {
             let (owner, expiresAtMs) = (try row.unsigned(2), try row.unsigned(3))
             let openTasks = try row.integer(4)
             let hasVanished = owner == node && !present.contains(instance) && openTasks == 0
-            let isOver = nowMs >= Lease.settlingMs && expiresAtMs <= nowMs - Lease.settlingMs
+            let isOver =
+                expiresAtMs <= nowMs && nowMs - expiresAtMs >= SluiceLedgerCore.Wallet.graceMs
             if hasVanished || isOver { ended.append((try row.unsigned(0), instance)) }
         }
         return ended

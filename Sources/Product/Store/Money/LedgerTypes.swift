@@ -1,18 +1,7 @@
+package import SluiceLedgerCore
 package import SluiceWire
 
-/// One account of the ledger. A positive balance is what the platform owes it.
-package enum LedgerAccount: Hashable, Sendable {
-    case consumer(UInt64)
-    case supplier(UInt64)
-    case platformFee
-    /// What tasks cost beyond what their consumers could pay.
-    case platformLoss
-    /// The world outside: what was paid in (negative) and out.
-    case cash
-    /// Payouts on their way.
-    case payoutClearing
-    case adjustment
-
+extension LedgerAccount {
     /// Number of the kind in the database.
     var kind: Int64 {
         switch self {
@@ -46,19 +35,6 @@ package enum LedgerAccount: Hashable, Sendable {
         default: return nil
         }
     }
-
-    /// As the command prints it: `consumer:7`, `platform_fee`.
-    package var text: String {
-        switch self {
-        case .consumer(let account): "consumer:\(account)"
-        case .supplier(let account): "supplier:\(account)"
-        case .platformFee: "platform_fee"
-        case .platformLoss: "platform_loss"
-        case .cash: "cash"
-        case .payoutClearing: "payout_clearing"
-        case .adjustment: "adjustment"
-        }
-    }
 }
 
 /// What an entry of the ledger is about: each has exactly one, so nothing is posted twice.
@@ -86,6 +62,9 @@ enum EntryReference: Hashable, Sendable {
 package struct LedgerBalance: Equatable, Sendable {
     package var account: LedgerAccount
     package var amount: MicroUSD
+
+    /// The account as the command prints it: `consumer:7`, `platform_fee`.
+    package var name: String { account.text }
 }
 
 /// What a consumer has.

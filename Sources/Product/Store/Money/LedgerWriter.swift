@@ -1,3 +1,4 @@
+import SluiceLedgerCore
 import SluiceWire
 
 /// Entries of one transaction on their way into the ledger.
@@ -6,14 +7,15 @@ struct LedgerWriter {
     private var postings = IntegerRows(.posting)
     private var deltas: [LedgerAccount: Int64] = [:]
 
-    /// Notes an entry; postings of 0 are left out. Their sum is 0: anything else is our own fault.
+    /// Notes an entry, whose postings sum to 0: anything else is our own fault.
     mutating func post(
-        _ reference: EntryReference, _ parts: [(LedgerAccount, Int64)], atUs: UInt64
+        _ reference: EntryReference, _ parts: [Posting], atUs: UInt64
     ) throws(StoreError) {
         let key = reference.key
         entries.append([key.kind, key.high, key.low, signed(atUs)] as [4 of Int64])
         var sum: Int64 = 0
-        for (account, amount) in parts where amount != 0 {
+        for posting in parts {
+            let (account, amount) = (posting.account, posting.amount.rawValue)
             sum = try checkedSum(sum, amount)
             postings.append(
                 [key.kind, key.high, key.low, account.kind, signed(account.owner), amount]
@@ -40,4 +42,26 @@ func checkedSum(_ left: Int64, _ right: Int64) throws(StoreError) -> Int64 {
     let (sum, overflow) = left.addingReportingOverflow(right)
     guard !overflow else { throw .overflow }
     return sum
+}
+
+extension StoreError {
+    /// Why a rule of the ledger refuses what was asked.
+    init(_ error: LedgerError) {
+        self =
+            switch error {
+            case .notPositive: .invalidValue
+            case .notAvailable: .insufficientFunds
+            case .overflow: .overflow
+            case .unbalanced: .damaged
+            }
+    }
+}
+
+/// The value of `body`, its refusal as the store says it.
+func ruled<Value>(_ body: () throws(LedgerError) -> Value) throws(StoreError) -> Value {
+    do {
+        return try body()
+    } catch {
+        throw StoreError(error)
+    }
 }

@@ -1,3 +1,4 @@
+import SluiceLedgerCore
 package import SluiceWire
 
 extension Store {
@@ -26,8 +27,9 @@ extension Store {
                 }
                 return known
             }
-            guard try transaction.balance(.supplier(account)) >= amount.rawValue else {
-                throw .insufficientFunds
+            let earned = MicroUSD(try transaction.balance(.supplier(account)))
+            let postings = try ruled { () throws(LedgerError) in
+                try Settlement.payoutPending(amount, supplier: account, balance: earned)
             }
             let rows = try transaction.query(
                 """
@@ -41,10 +43,7 @@ extension Store {
             guard let row = rows.first else { throw .damaged }
             let id = try row.unsigned(0)
             var ledger = LedgerWriter()
-            try ledger.post(
-                .payoutPending(id),
-                [(.supplier(account), -amount.rawValue), (.payoutClearing, amount.rawValue)],
-                atUs: nowUs)
+            try ledger.post(.payoutPending(id), postings, atUs: nowUs)
             try ledger.save(transaction)
             try transaction.audit(
                 actor, .requestPayout, subject: id, amount: amount.rawValue, nowUs: nowUs)
@@ -71,17 +70,18 @@ extension Store {
             try transaction.execute(
                 "UPDATE payout SET state = $1, settled_at_us = $2 WHERE id = $3",
                 [.integer(state.rawValue), .integer(signed(nowUs)), .integer(signed(id))])
-            let amount = payout.amount.rawValue
+            let amount = payout.amount
+            let postings = try ruled { () throws(LedgerError) in
+                isPaid
+                    ? try Settlement.payoutPaid(amount)
+                    : try Settlement.payoutFailed(amount, supplier: payout.account)
+            }
             var ledger = LedgerWriter()
             try ledger.post(
-                isPaid ? .payoutPaid(id) : .payoutFailed(id),
-                [
-                    (.payoutClearing, -amount),
-                    (isPaid ? .cash : .supplier(payout.account), amount),
-                ], atUs: nowUs)
+                isPaid ? .payoutPaid(id) : .payoutFailed(id), postings, atUs: nowUs)
             try ledger.save(transaction)
             try transaction.audit(
-                actor, isPaid ? .payoutPaid : .payoutFailed, subject: id, amount: amount,
+                actor, isPaid ? .payoutPaid : .payoutFailed, subject: id, amount: amount.rawValue,
                 nowUs: nowUs)
             payout.state = state
             payout.settledAtUs = nowUs

@@ -1,3 +1,4 @@
+import SluiceLedgerCore
 package import SluiceWire
 
 extension Store {
@@ -66,7 +67,7 @@ extension Store {
         guard kind == .adjustment ? amount != 0 : amount > 0, Account.isValidLabel(reference)
         else { throw .invalidValue }
         return try write { (transaction) throws(StoreError) in
-            guard let owner = try transaction.account(account) else { throw .unknownAccount }
+            guard try transaction.account(account) != nil else { throw .unknownAccount }
             if let known = try transaction.walletEvent(kind, reference: reference) {
                 guard known.account == account, known.amount == amount else {
                     throw .referenceUsed
@@ -79,16 +80,16 @@ extension Store {
             var books = AccountBooks(node: 0)
             try books.load([account], transaction)
             let available =
-                owner.isPrepaid
-                ? books.wallet(account)?.available ?? 0
-                : max(0, try transaction.wallet(account).balance.rawValue)
-            let parts = try kind.postings(
-                amount.rawValue, account: account, available: available)
-            let delta = parts.reduce(into: Int64(0)) { sum, part in
-                if part.0 == .consumer(account) { sum += part.1 }
+                if let free = books.available(account) {
+                    free
+                } else {
+                    try transaction.wallet(account).balance
+                }
+            let parts = try ruled { () throws(LedgerError) in
+                try kind.postings(amount, account: account, available: max(0, available))
             }
-            try books.changeWallet(account) { (wallet) throws(StoreError) in
-                try wallet.change(by: delta, nowMs: nowUs / 1_000)
+            for part in parts where part.account == .consumer(account) {
+                try books.change(account, by: part.amount, nowMs: nowUs / 1_000)
             }
             try books.post(.walletEvent(event.id), parts, atUs: nowUs)
             _ = try books.save(transaction)
@@ -112,21 +113,17 @@ extension WalletEventKind {
 
     /// What is posted for it.
     fileprivate func postings(
-        _ amount: Int64, account: UInt64, available: Int64
-    ) throws(StoreError) -> [(LedgerAccount, Int64)] {
+        _ amount: MicroUSD, account: UInt64, available: MicroUSD
+    ) throws(LedgerError) -> [Posting] {
         switch self {
         case .topUp:
-            return [(.cash, -amount), (.consumer(account), amount)]
+            try Settlement.topUp(amount, consumer: account)
         case .refund:
-            guard amount <= available else { throw .insufficientFunds }
-            return [(.consumer(account), -amount), (.cash, amount)]
+            try Settlement.refund(amount, consumer: account, available: available)
         case .chargeback:
-            let paid = min(amount, available)
-            return [(.consumer(account), -paid), (.platformLoss, paid - amount), (.cash, amount)]
+            try Settlement.chargeback(amount, consumer: account, available: available)
         case .adjustment:
-            guard amount != .min else { throw .overflow }
-            guard amount >= -available else { throw .insufficientFunds }
-            return [(.consumer(account), amount), (.adjustment, -amount)]
+            try Settlement.adjustment(amount, consumer: account, available: available)
         }
     }
 }
