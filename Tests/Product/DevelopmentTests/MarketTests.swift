@@ -2,6 +2,7 @@ import Development
 import SharedMemory
 import SluiceRecordFormat
 import Store
+import SluiceWire
 import Testing
 
 struct MarketTests {
