@@ -67,9 +67,20 @@ package struct Wallet: Equatable, Sendable {
     /// A LEASE record of an instance, in the order of its journal: takes what it returned, renews,
     /// and grants what it wants as far as there is money. Applying one again changes nothing but
     /// the expiry.
+    ///
+    /// An instance that outlived its lease (nobody heard of it for long) begins again with what it
+    /// says to have spent and returned, which is settled, and nothing more.
     package mutating func apply(_ record: LeaseRecord, instance: UInt64, nowMs: UInt64) {
         if !leases.contains(where: { $0.instance == instance }) {
-            leases.append(WalletLease(instance: instance))
+            var lease = WalletLease(instance: instance)
+            if record.spent >= 0, record.returned >= 0,
+                let settled = record.spent.adding(record.returned)
+            {
+                lease.granted = settled
+                lease.spent = record.spent
+                lease.returned = record.returned
+            }
+            leases.append(lease)
         }
         guard let index = leases.firstIndex(where: { $0.instance == instance }) else { return }
         let most = leases[index].granted.rawValue - leases[index].spent.rawValue

@@ -176,6 +176,20 @@ import Testing
         #expect(wallet.leases.map(\.rest) == [60])
     }
 
+    @Test func whoOutlivedItsLeaseBeginsAgainWithWhatIsSettled() {
+        var wallet = Wallet(balance: 100)
+        wallet.apply(record(wanted: 70), instance: 1, nowMs: 0)
+        _ = wallet.spend(30, instance: 1)
+        #expect(wallet.closeExpired(nowMs: BrokerLease.lifetimeMs + Wallet.graceMs) == [1])
+        // It spent 20 more meanwhile, gave 5 back, and asks for 80 in all.
+        _ = wallet.spend(20, instance: 1)
+        let late = LeaseRecord(account: 1, wanted: 80, returned: 5, spent: 50, held: 0, atUs: 0)
+        wallet.apply(late, instance: 1, nowMs: 0)
+        #expect(wallet.leases.map(\.granted) == [80])
+        #expect(wallet.leases.map(\.rest) == [25])
+        #expect(wallet.balance == 50 && wallet.available == 25)
+    }
+
     @Test func sharesNeverSumToMoreThanTheWhole() {
         for instances in [1, 2, 3, 7, 1_000, 65_536] {
             let share = Wallet.share(amongInstances: instances)

@@ -65,8 +65,11 @@ import Testing
         #expect(try market.lease(1)?.isDry == true)
         #expect(try market.lease(1)?.granted == 0)
         _ = try market.store.topUp(id, 50, reference: "a", nowUs: 2)
-        #expect(try market.lease(1)?.isDry == false)
+        #expect(try market.lease(1)?.isDry == true)
         #expect(try market.lease(1)?.granted == 50)
+        _ = try market.store.topUp(id, 60, reference: "b", nowUs: 3)
+        #expect(try market.lease(1)?.isDry == false)
+        #expect(try market.lease(1)?.granted == 100)
         try market.expectSound()
     }
 

@@ -13,8 +13,6 @@ struct AccountBooks {
     private var stored: [UInt64: Rules] = [:]
     /// Whose sidecar a lease's instance belongs to.
     private var nodes: [LeaseKey: UInt64] = [:]
-    /// Leases that were closed before: they must not be opened again.
-    private var closed: Set<LeaseKey> = []
     private var supplierAccounts: [UInt64: UInt64] = [:]
     private var ledger = LedgerWriter()
 
@@ -32,12 +30,10 @@ struct AccountBooks {
         self.node = node
     }
 
-    /// Loads the wallets of the prepaid ones among `accounts`, and whom each supplier's identity
-    /// belongs to. Of the closed leases only those of `asking` are loaded, (account, instance) in
-    /// pairs: they must not be opened again.
+    /// Loads the wallets of the prepaid ones among `accounts` with their open leases, and whom each
+    /// supplier's identity belongs to.
     mutating func load(
-        _ accounts: Set<UInt64>, suppliers: Set<UInt64> = [], asking: [Int64] = [],
-        _ transaction: any StoreTransaction
+        _ accounts: Set<UInt64>, suppliers: Set<UInt64> = [], _ transaction: any StoreTransaction
     ) throws(StoreError) {
         let prepaid = try transaction.fetch(
             ["id"], from: "account", where: "id", in: accounts.map { signed($0) },
@@ -48,21 +44,14 @@ struct AccountBooks {
         for start in stride(from: 0, to: balances.count, by: 2) {
             amounts[balances[start]] = balances[start + 1]
         }
-        let rows =
-            try transaction.fetch(
-                Self.leaseColumns, from: "lease", where: "account", in: prepaid,
-                and: "is_closed = 0")
-            + (try transaction.fetch(
-                Self.leaseColumns, from: "lease", where: ("account", "instance"), in: asking))
+        let rows = try transaction.fetch(
+            Self.leaseColumns, from: "lease", where: "account", in: prepaid, and: "is_closed = 0")
         var leases: [UInt64: [WalletLease]] = [:]
         for start in stride(from: 0, to: rows.count, by: Self.leaseColumns.count) {
             let row = rows[start..<start + Self.leaseColumns.count]
             let key = LeaseKey(account: unsigned(row[start]), instance: unsigned(row[start + 1]))
-            if row[start + 10] != 0 {
-                closed.insert(key)
-            } else if nodes.updateValue(unsigned(row[start + 2]), forKey: key) == nil {
-                leases[key.account, default: []].append(WalletLease(row))
-            }
+            nodes[key] = unsigned(row[start + 2])
+            leases[key.account, default: []].append(WalletLease(row))
         }
         for id in prepaid {
             let account = unsigned(id)
@@ -128,10 +117,10 @@ struct AccountBooks {
         try ledger.post(.task(record.task), postings, atUs: atUs)
     }
 
-    /// Does what a LEASE record asks; nothing if the account is not prepaid or the lease closed.
+    /// Does what a LEASE record asks; nothing if the account is not prepaid.
     mutating func apply(_ record: LeaseRecord, instance: UInt64, nowMs: UInt64) {
         let key = LeaseKey(account: record.account, instance: instance)
-        guard !closed.contains(key), wallets[record.account] != nil else { return }
+        guard wallets[record.account] != nil else { return }
         if nodes[key] == nil { nodes[key] = node }
         wallets[record.account]?.apply(record, instance: instance, nowMs: nowMs)
     }

@@ -438,7 +438,6 @@ struct RecordBatch {
         var books = AccountBooks(node: node)
         var accounts: Set<UInt64> = []
         var suppliers: Set<UInt64> = []
-        var asking: [Int64] = []
         for event in money {
             switch event {
             case .ended(let index):
@@ -448,13 +447,12 @@ struct RecordBatch {
                 else { continue }
                 accounts.insert(entry.account)
                 suppliers.insert(record.supplier)
-            case .lease(let instance, let lease):
+            case .lease(_, let lease):
                 accounts.insert(lease.account)
-                asking += [signed(lease.account), signed(instance)]
             }
         }
         guard !accounts.isEmpty else { return }
-        try books.load(accounts, suppliers: suppliers, asking: asking, transaction)
+        try books.load(accounts, suppliers: suppliers, transaction)
         for event in money {
             switch event {
             case .ended(let index):
