@@ -208,7 +208,8 @@ def filters(lab: Lab) -> None:
     for fields in shut:
         _refused(client, Code.NO_SUPPLIER, model, **fields)
     taken: list[dict[str, Any]] = [
-        {"price_ceilings": (50, 100)}, {"region": "eu-west"}, {"data_policy": 1},
+        # Twice the ask: a ceiling is for what the client pays, the operator's fee included.
+        {"price_ceilings": (100, 200)}, {"region": "eu-west"}, {"data_policy": 1},
         {"supply_types": 0x04}, {"preference": 3}, {"affinity_keys": (b"k" * 16,)},
         {"hedge_copies": 1}, {"priority": 0},
     ]
