@@ -2,8 +2,9 @@
 /// what a pause had saved up, which is at most as much again. 0 = no limit.
 struct RateBucket {
     private static let minuteUs: Int64 = 60_000_000
-    /// Above it a limit limits nothing; so that no product leaves 63 bits.
-    private static let limitMax: UInt64 = 100_000_000_000
+    /// Above it a limit limits nothing; so that no product leaves 63 bits: what two minutes fill,
+    /// the largest there is, is then below 2^61.
+    private static let limitMax: UInt64 = 10_000_000_000
 
     /// 0…`limitMax`; 0 = no limit.
     private var perMinute: Int64 = 0
