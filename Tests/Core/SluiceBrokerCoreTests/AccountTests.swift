@@ -68,6 +68,20 @@ import Testing
         #expect(rig.run(submit(&rig, 99)) != nil)
     }
 
+    @Test("the largest limits that an entry can hold limit nothing, also after a long pause")
+    func largestLimits() {
+        var rig = DispatchRig()
+        rig.supplier(slots: 100)
+        rig.credentialEdit = {
+            $0.requestsPerMinuteMax = .max
+            $0.tokensPerMinuteMax = .max
+        }
+        rig.account(7, isPrepaid: false) { $0.tokensPerMinuteMax = .max }
+        #expect(rig.run(rig.submit()) != nil)
+        rig.nowMs += 600_000
+        #expect(rig.run(rig.submit()) != nil)
+    }
+
     @Test("a broker with a part of the lease has that part of the limits")
     func share() {
         var rig = DispatchRig()
