@@ -31,7 +31,9 @@ struct RecordApplier: ~Copyable {
     private var lostCheck: LostCheck?
     private var nextLostCheckUs: UInt64 = 0
 
-    /// Instances that were there at one moment, and the pass that began after it.
+    /// Instances that were there at one moment, and the pass that began after it. What is judged
+    /// absent must be absent at the end of the check too: an instance that was made in between
+    /// was not there at its beginning, and is alive.
     private struct LostCheck {
         var present: Set<UInt64>
         var pass: UInt64
@@ -158,16 +160,17 @@ struct RecordApplier: ~Copyable {
         nextLostCheckUs = nowUs + Self.lostCheckIntervalUs
         let wallUs = LocalFileSystem.wallUs()
         guard wallUs > lostAfterUs else { return }
+        let present = check.present.union(try InstanceDirectory.findInstances(runDirectory))
         do {
             let store = try openStore()
             let lost = try store.openTasks(acceptedBefore: wallUs - lostAfterUs)
-                .filter { !check.present.contains($0.task.instance) }
+                .filter { !present.contains($0.task.instance) }
             if !lost.isEmpty {
                 try store.closeAsLost(lost, atUs: wallUs)
                 SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])
             }
             let closed = try store.closeLeases(
-                node: node, present: check.present, nowUs: wallUs)
+                node: node, present: present, nowUs: wallUs)
             if closed > 0 {
                 nextSyncUs = 0
                 SidecarLog.write(.leasesClosed, [.count: UInt64(closed)])

@@ -198,8 +198,7 @@ import Testing
         let sidecar = RunningSidecar(deployment)
         #expect(eventually { deployment.counts() != nil })
         var broker = try deployment.newBroker()
-        let other = try DatabaseQueue(
-            path: deployment.databasePath)
+        let other = try deployment.openDatabase()
         let finished = try other.writeWithoutTransaction { database in
             try database.execute(sql: "BEGIN IMMEDIATE")
             let finished = runTasks(1...20_000, on: &broker)
@@ -224,8 +223,7 @@ import Testing
         #expect(eventually { deployment.counts() != nil })
         var broker = try deployment.newBroker()
         let journal = deployment.options.dataDirectory + "/journal"
-        let other = try DatabaseQueue(
-            path: deployment.databasePath)
+        let other = try deployment.openDatabase()
         try other.writeWithoutTransaction { database in
             try database.execute(sql: "BEGIN IMMEDIATE")
             var counter: UInt64 = 0

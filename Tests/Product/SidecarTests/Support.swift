@@ -1,4 +1,5 @@
 import Foundation
+import GRDB
 import RecordTestSupport
 import SharedMemory
 import Sidecar
@@ -62,6 +63,13 @@ final class Deployment: Sendable {
     var databasePath: String {
         guard case .sqlite(let path) = options.store else { return "" }
         return path
+    }
+
+    /// The same file beside the sidecar, which may be writing just now: that is waited out.
+    func openDatabase() throws -> DatabaseQueue {
+        var configuration = Configuration()
+        configuration.busyMode = .timeout(60)
+        return try DatabaseQueue(path: databasePath, configuration: configuration)
     }
 
     /// What the store counts; nil as long as it cannot say.
