@@ -54,6 +54,7 @@ struct JournalCopier: ~Copyable {
     private let runDirectory: String
     private let budgetBytes: Int
     private let progress: SharedProgress
+    private var watch: InstanceWatch
     private var log: SegmentLog
     private var copies: [UInt64: InstanceCopy] = [:]
     /// Instances whose ring cannot be read; each is said once.
@@ -70,6 +71,7 @@ struct JournalCopier: ~Copyable {
         self.runDirectory = runDirectory
         self.budgetBytes = budgetBytes
         self.progress = progress
+        watch = InstanceWatch(runDirectory: runDirectory)
         let end = log.end
         self.log = log
         progress.update { state in
@@ -120,7 +122,7 @@ struct JournalCopier: ~Copyable {
     }
 
     private mutating func findInstances() throws(InstanceError) {
-        let found = try InstanceDirectory.findInstances(runDirectory)
+        guard let found = try watch.poll() else { return }
         for instance in found where copies[instance] == nil {
             guard !refused.contains(instance) else { continue }
             let reader: JournalReader
@@ -152,10 +154,8 @@ struct JournalCopier: ~Copyable {
             if next - 1 > released { reader.release(through: next - 1) }
             copies[instance] = InstanceCopy(reader: reader, next: next)
         }
-        if copies.count > found.count {
-            let present = Set(found)
-            copies = copies.filter { present.contains($0.key) }
-        }
+        let present = Set(found)
+        copies = copies.filter { present.contains($0.key) }
     }
 
     /// False while the disk is full or the budget of segments is used.

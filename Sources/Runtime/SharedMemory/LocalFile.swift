@@ -217,6 +217,20 @@ package enum LocalFileSystem {
         try LocalFile.open(directory, flags: O_RDONLY | O_DIRECTORY).synchronise()
     }
 
+    /// When the names in a directory last changed.
+    static func lastChange(of directory: String) throws(InstanceError) -> FileChange {
+        var status = stat()
+        // SAFETY: `status` is a local that outlives the call.
+        guard unsafe fstatat(AT_FDCWD, directory, &status, 0) == 0 else {
+            throw errno == ENOENT ? .vanished : .system(.status, code: errno)
+        }
+        return FileChange(
+            inode: UInt64(status.st_ino),
+            atUs: UInt64(max(0, status.st_mtim.tv_sec)) * 1_000_000
+                + UInt64(status.st_mtim.tv_nsec) / 1_000,
+            nanoseconds: status.st_mtim.tv_nsec % 1_000)
+    }
+
     /// Names in a directory, without `.` and `..`, sorted.
     package static func list(_ path: String) throws(InstanceError) -> [String] {
         // SAFETY: the stream is closed before the function returns; an entry is copied into a

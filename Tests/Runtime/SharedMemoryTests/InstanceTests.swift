@@ -41,6 +41,27 @@ import Testing
         #expect(afterDeath)
     }
 
+    @Test func aWatchMissesNoChangeAndListsOnlyAfterOne() throws {
+        var watch = InstanceWatch(runDirectory: scratch.path)
+        var known: [UInt64] = try #require(try watch.poll())
+        #expect(known == [])
+        // Several within one tick of the kernel's clock, each seen by the very next poll.
+        for _ in 1...20 {
+            let broker = try BrokerInstance.create(
+                runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
+            known = try #require(try watch.poll())
+            #expect(known == [broker.id])
+            try InstanceDirectory.remove(scratch.path, broker.id)
+            known = try #require(try watch.poll())
+            #expect(known == [])
+        }
+        while try watch.poll() != nil { usleep(1_000) }
+        try FileManager.default.createDirectory(
+            atPath: InstanceDirectory.path(scratch.path, 0xAB),
+            withIntermediateDirectories: false)
+        #expect(try watch.poll() == [0xAB])
+    }
+
     @Test func aDirectoryThatOthersMayWriteIsRefused() throws {
         #expect(chmod(scratch.path, 0o777) == 0)
         #expect(throws: InstanceError.unsafeDirectory) {
