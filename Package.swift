@@ -123,7 +123,10 @@ let modules: [Module] = [
         ], packages: [grdb]),
     Module(
         .product, "Sidecar",
-        uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "LinuxIO", "Store"]),
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "LinuxIO",
+            "Store",
+        ]),
     Module(
         .product, "Broker",
         uses: [
@@ -299,8 +302,8 @@ let testTargets: [Target] = [
     tests(
         "SidecarTests", in: "Product",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Sidecar",
-            "sluice-sidecar", "RecordTestSupport",
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "Store",
+            "Sidecar", "sluice-sidecar", "RecordTestSupport",
         ],
         packages: [grdb]),
     tests(

@@ -47,7 +47,9 @@ final class ApplyingThread: Sendable {
         while true {
             // Read first: what became durable before it was final is still applied below.
             let isFinal = progress.snapshot.isFinal
-            if try applier.step() { continue }
+            let hasApplied = try applier.step()
+            if !isFinal { applier.removeExpired() }
+            if hasApplied { continue }
             if !applier.isStoreRefusing { applier.syncDirectory() }
             if applier.isCaughtUp {
                 if isFinal { return }

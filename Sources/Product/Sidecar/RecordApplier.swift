@@ -1,4 +1,5 @@
 import SharedMemory
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 import Store
@@ -30,6 +31,9 @@ struct RecordApplier: ~Copyable {
     private var isFailing = false
     private var lostCheck: LostCheck?
     private var nextLostCheckUs: UInt64 = 0
+    private var retention = RetentionSchedule(nowUs: LocalFileSystem.monotonicUs())
+    /// Rows that the duty at hand has removed so far.
+    private var expiredCount: UInt64 = 0
 
     /// Instances that were there at one moment, and the pass that began after it. What is judged
     /// absent must be absent at the end of the check too: an instance that was made in between
@@ -138,6 +142,33 @@ struct RecordApplier: ~Copyable {
             sync = nil
             guard directoryGate.opens(nowUs: nowUs) else { return }
             SidecarLog.write(.directoryFailed)
+        }
+    }
+
+    /// Removes what was kept long enough: one bounded batch at most, and only when the schedule
+    /// says that settling can spare the time.
+    mutating func removeExpired() {
+        guard !isFailing else { return }
+        let nowUs = LocalFileSystem.monotonicUs()
+        guard
+            let batch = retention.next(
+                nowUs: nowUs, wallUs: LocalFileSystem.wallUs(), isBehind: !isCaughtUp)
+        else { return }
+        do {
+            let outcome = try openStore().removeExpired(batch)
+            retention.completed(outcome, nowUs: LocalFileSystem.monotonicUs())
+            expiredCount += UInt64(outcome.removed)
+            guard outcome.next == nil else { return }
+            if expiredCount > 0 {
+                SidecarLog.write(
+                    .expiredRemoved,
+                    [.duty: UInt64(batch.duty.rawValue), .count: expiredCount])
+            }
+            expiredCount = 0
+        } catch {
+            // Settling says by itself whether the store takes anything.
+            retention.failed(nowUs: LocalFileSystem.monotonicUs())
+            SidecarLog.write(.retentionFailed, [.duty: UInt64(batch.duty.rawValue)])
         }
     }
 

@@ -8,11 +8,12 @@ enum SidecarEvent: String {
     case segmentsDamaged, diskFull, diskHasRoom, budgetUsed, syncFailed, fileFailed
     case storeBusy, storeFull, storeFailed, storeUnreachable, storeRefused, storeRecovered
     case tasksLost, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
+    case expiredRemoved, retentionFailed
 }
 
 /// Names of the numbers that accompany an event.
 enum SidecarField: String {
-    case instances, records, instance, expected, found, count, code, segments, bytes
+    case instances, records, instance, expected, found, count, code, segments, bytes, duty
 }
 
 /// Writes events to standard error.

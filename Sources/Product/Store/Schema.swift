@@ -15,6 +15,7 @@ enum Schema {
         Migration(name: "2 accounts", sql: accounts),
         Migration(name: "3 money", sql: money),
         Migration(name: "4 changes and audit", sql: changes),
+        Migration(name: "5 retention", sql: retention),
     ]
 
     private static func columns(_ table: RecordTable, _ dialect: SQLDialect) -> String {
@@ -240,6 +241,23 @@ enum Schema {
                 amount \(integer) NOT NULL
             \(dialect.end)
             \(appendOnly("audit", dialect))
+            """
+    }
+
+    /// When an account was anonymised, and the secrets of address hashes, which only a master key
+    /// opens.
+    @Sendable private static func retention(_ dialect: SQLDialect) -> String {
+        let integer = dialect.integer
+        return """
+            CREATE TABLE anonymised (
+                account \(integer) PRIMARY KEY REFERENCES account (id),
+                at_us \(integer) NOT NULL
+            \(dialect.end)
+            CREATE TABLE address_secret (
+                generation \(dialect.identity),
+                wrapped_key \(dialect.bytes) NOT NULL,
+                made_at_us \(integer) NOT NULL
+            \(dialect.end)
             """
     }
 

@@ -330,6 +330,50 @@ import Testing
         #expect(sidecar.stop() == .ended)
     }
 
+    /// A store full of what should be gone, and a broker that goes on.
+    @Test(arguments: [false, true])
+    func whatIsTooOldGoesWhileTasksAreSettled(isPostgres: Bool) throws {
+        let deployment = try isPostgres ? Deployment.onPostgres() : Deployment()
+        try FileManager.default.createDirectory(
+            atPath: deployment.options.dataDirectory, withIntermediateDirectories: false,
+            attributes: [.posixPermissions: 0o700])
+        let store = try deployment.openStore()
+        // More than one batch of the schedule.
+        let old = 3_000 as UInt64
+        var records: [JournalRecord] = []
+        for counter in 1...old {
+            var accepted = AcceptedRecord(
+                counter: counter, acceptedAtUs: 1_000, account: 1, keyDigestPrefix: 2, model: 1,
+                operation: .chat, encoding: .text, priority: 128, preference: .balanced,
+                deadlineMs: 1_000, bodyBytes: 10
+            ).record
+            accepted.instance = 77
+            accepted.sequence = 2 * counter - 1
+            records.append(accepted)
+            var ended = EndedRecord(
+                task: TaskID(instance: 77, counter: counter), status: .completed,
+                code: .completed
+            ).record
+            ended.instance = 77
+            ended.sequence = 2 * counter
+            records.append(ended)
+        }
+        _ = try store.applyBatch(records)
+        #expect(try store.counts().final == Int(old))
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { access(deployment.options.runDirectory, W_OK) == 0 })
+        var broker = try deployment.newBroker()
+        #expect(runTasks(1...500, on: &broker) == true)
+        #expect(
+            eventually {
+                deployment.counts()
+                    == RecordCounts(accepted: 500, final: 500, open: 0, duplicates: 0)
+            })
+        let check = try store.ledgerCheck()
+        #expect(check.isSound && check.unsettled == 0, "\(check.json)")
+        #expect(sidecar.stop() == .ended)
+    }
+
     @Test func oneSidecarPerDirectory() throws {
         let deployment = Deployment()
         let first = RunningSidecar(deployment)

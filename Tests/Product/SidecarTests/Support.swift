@@ -115,13 +115,15 @@ final class RunningSidecar {
 }
 
 extension BrokerInstance {
+    /// Now: what was accepted in 1970 would be removed by the sidecar as soon as it has ended.
     mutating func accept(_ counter: UInt64, slot: Int) {
+        let atUs = LocalFileSystem.wallUs()
         table.openSlot(
-            slot, OpenTaskSlot(counter: counter, acceptedAtUs: 1_000, maxInputTokens: 0))
+            slot, OpenTaskSlot(counter: counter, acceptedAtUs: atUs, maxInputTokens: 0))
         table.setAcceptSequence(slot, journal.lastSequence + 1)
         journal.append(
             AcceptedRecord(
-                counter: counter, acceptedAtUs: 1_000, account: 1, keyDigestPrefix: 2, model: 1,
+                counter: counter, acceptedAtUs: atUs, account: 1, keyDigestPrefix: 2, model: 1,
                 operation: .chat, encoding: .text, priority: 128, preference: .balanced,
                 deadlineMs: 1_000, bodyBytes: 10
             ).record)

@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import PostgresConnection
 import RecordTestSupport
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 import Store
@@ -81,7 +82,8 @@ import Testing
         journal.end(3)
         _ = try test.store.applyBatch(journal.records)
         #expect(try test.store.counts().final == 3)
-        try test.store.removeRecords(beforeDay: Int64(nowUs / 86_400_000_000) + 1)
+        _ = try removeExpired(
+            test.store, .taskRecords, cutoffUs: nowUs + 86_400_000_000)
         #expect(
             try test.store.counts() == RecordCounts(accepted: 1, final: 1, open: 0, duplicates: 0))
         #expect(try test.store.finalRecords(last: 5).map(\.task.counter) == [2])

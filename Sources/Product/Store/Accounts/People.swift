@@ -40,6 +40,8 @@ extension Store {
             guard try transaction.account(account) != nil else { throw .unknownAccount }
             try transaction.removePerson(account)
             try transaction.execute(
+                "DELETE FROM anonymised WHERE account = $1", [.integer(signed(account))])
+            try transaction.execute(
                 "INSERT INTO person (account, wrapped_key) VALUES ($1, $2)",
                 [.integer(signed(account)), .bytes(person.wrappedKey)])
             for (field, sealed) in person.fields {
@@ -52,12 +54,19 @@ extension Store {
     }
 
     /// Removes the key and the fields: nobody can read them again, not from a backup either as
-    /// long as the key was in none.
+    /// long as the key was in none. From then on the account is anonymous; its wallet events are
+    /// kept for 365 days more. A second erasure leaves the time of the first.
     package func erasePerson(
         _ account: UInt64, nowUs: UInt64, by actor: Actor = .machine
     ) throws(StoreError) {
         try write { (transaction) throws(StoreError) in
+            guard try transaction.account(account) != nil else { throw .unknownAccount }
             try transaction.removePerson(account)
+            try transaction.execute(
+                """
+                INSERT INTO anonymised (account, at_us) VALUES ($1, $2)
+                ON CONFLICT (account) DO NOTHING
+                """, [.integer(signed(account)), .integer(signed(nowUs))])
             try transaction.audit(actor, .erasePerson, subject: account, nowUs: nowUs)
         }
     }

@@ -56,16 +56,6 @@ extension Store {
             return (entries, unsigned(try last.first?.optionalInteger(0) ?? 0))
         }
     }
-
-    /// Removes changes that are older than the newest `count`; a node that has not seen them reads
-    /// the whole.
-    package func trimChanges(keeping count: Int = 65_536) throws(StoreError) {
-        _ = try write { (transaction) throws(StoreError) in
-            try transaction.execute(
-                "DELETE FROM changes WHERE id <= (SELECT max(id) FROM changes) - $1",
-                [.integer(Int64(count))])
-        }
-    }
 }
 
 extension StoreTransaction {

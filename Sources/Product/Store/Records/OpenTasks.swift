@@ -49,30 +49,6 @@ extension Store {
         }
     }
 
-    /// Removes records of tasks accepted, and of refusals made, before a day (counted from 1970 in
-    /// UTC). Postings stay. Open tasks stay too, whatever their age.
-    package func removeRecords(beforeDay day: Int64) throws(StoreError) {
-        try write { (transaction) throws(StoreError) in
-            switch transaction.dialect {
-            case .sqlite:
-                for table in Schema.partitioned {
-                    try transaction.execute(
-                        "DELETE FROM \(table.name) WHERE day < $1", [.integer(day)])
-                }
-            case .postgres:
-                // A day goes as a whole; what had no partition of its own is looked through.
-                for table in Schema.partitioned {
-                    for partition in try transaction.partitionDays(of: table)
-                    where partition < day {
-                        try transaction.execute("DROP TABLE \(table.name)_\(partition)")
-                    }
-                    try transaction.execute(
-                        "DELETE FROM \(table.name)_rest WHERE day < $1", [.integer(day)])
-                }
-            }
-        }
-    }
-
     /// Makes what the coming days need: in PostgreSQL their partitions, in SQLite nothing. Called
     /// at the start and every few hours.
     package func prepareDays(nowUs: UInt64) throws(StoreError) {

@@ -1,0 +1,167 @@
+package import SluiceLedgerCore
+
+extension Store {
+    /// Changes that stay, however many there are: a node that has not seen older ones reads the
+    /// whole.
+    package static let keptChanges = 65_536
+
+    /// Runs one batch of removals in a transaction of its own, and says where to go on.
+    ///
+    /// Nothing that money still depends on is removed: an open task, an ENDED that was not posted,
+    /// an early ENDED, a wallet with a balance. Postings stay for good, so the ledger says the
+    /// same before and after.
+    package func removeExpired(
+        _ batch: RetentionBatch, keepingChanges: Int = Store.keptChanges
+    ) throws(StoreError) -> RetentionOutcome {
+        try write { (transaction) throws(StoreError) in
+            switch batch.duty {
+            case .taskRecords: try transaction.removeTaskRecords(batch)
+            case .refusals:
+                try transaction.removeByKey(
+                    batch, table: "refused", key: ("instance", "sequence"),
+                    expired: "day < $1", limit: day(ofMicroseconds: batch.cutoffUs))
+            case .idempotencyKeys:
+                try transaction.removeByKey(
+                    batch, table: "idempotency", key: ("account", "digest"),
+                    expired: "at_us <= $1", limit: signed(batch.cutoffUs))
+            case .walletEvents: try transaction.removeWalletEvents(batch)
+            case .addressHashes: try transaction.removeAddresses(batch)
+            case .changes: try transaction.removeChanges(batch, keeping: keepingChanges)
+            case .emptyDays: try transaction.removeEmptyDay(batch)
+            }
+        }
+    }
+}
+
+extension StoreTransaction {
+    /// In the order in which tasks ended, which is nearly that of their days: a window without an
+    /// old task ends the run, and what is old behind it goes in a later one.
+    fileprivate func removeTaskRecords(
+        _ batch: RetentionBatch
+    ) throws(StoreError) -> RetentionOutcome {
+        let limit = day(ofMicroseconds: batch.cutoffUs)
+        let window = try query(
+            """
+            SELECT count(*), max(position), min(day) FROM (SELECT position, day FROM ended
+                WHERE position > $1 ORDER BY position LIMIT $2) w
+            """, [.integer(batch.after.high), .integer(Int64(batch.rows))])
+        guard let row = window.first else { throw .damaged }
+        guard try row.integer(0) > 0, try row.integer(2) < limit else {
+            return RetentionOutcome(removed: 0, next: nil)
+        }
+        let last = try row.integer(1)
+        let values: [SQLValue] = [
+            .integer(batch.after.high), .integer(last), .integer(limit),
+        ]
+        let expired = """
+            e.position > $1 AND e.position <= $2 AND e.day < $3
+            AND (e.consumer_cost = 0 AND e.supplier_earning = 0 OR EXISTS (
+                SELECT 1 FROM ledger_entry l
+                WHERE l.kind = 1 AND l.high = e.instance AND l.low = e.counter))
+            """
+        try execute(
+            """
+            DELETE FROM accepted WHERE (instance, counter, day) IN (
+                SELECT e.instance, e.counter, e.day FROM ended e WHERE \(expired))
+            """, values)
+        let removed = try execute("DELETE FROM ended AS e WHERE \(expired)", values)
+        let isLast = try row.integer(0) < Int64(batch.rows)
+        return RetentionOutcome(removed: removed, next: isLast ? nil : RetentionMark(last))
+    }
+
+    /// In the order of a table's key, whatever the age: a batch reads so many rows and no more.
+    fileprivate func removeByKey(
+        _ batch: RetentionBatch, table: String, key: (String, String), expired: String,
+        limit: Int64
+    ) throws(StoreError) -> RetentionOutcome {
+        let rows = try query(
+            """
+            SELECT \(key.0), \(key.1) FROM \(table) WHERE (\(key.0), \(key.1)) > ($1, $2)
+            ORDER BY \(key.0), \(key.1) LIMIT $3
+            """,
+            [
+                .integer(batch.after.high), .integer(batch.after.low),
+                .integer(Int64(batch.rows)),
+            ])
+        guard let row = rows.last else { return RetentionOutcome(removed: 0, next: nil) }
+        let last = RetentionMark(try row.integer(0), try row.integer(1))
+        let removed = try execute(
+            """
+            DELETE FROM \(table) WHERE \(expired) AND (\(key.0), \(key.1)) > ($2, $3)
+                AND (\(key.0), \(key.1)) <= ($4, $5)
+            """,
+            [
+                .integer(limit), .integer(batch.after.high), .integer(batch.after.low),
+                .integer(last.high), .integer(last.low),
+            ])
+        return RetentionOutcome(removed: removed, next: rows.count < batch.rows ? nil : last)
+    }
+
+    /// Of accounts that were anonymised long enough ago and that nobody owes anything any more.
+    fileprivate func removeWalletEvents(
+        _ batch: RetentionBatch
+    ) throws(StoreError) -> RetentionOutcome {
+        let removed = try execute(
+            """
+            DELETE FROM wallet_event WHERE id IN (
+                SELECT w.id FROM anonymised a JOIN wallet_event w ON w.account = a.account
+                WHERE a.at_us <= $1
+                    AND NOT EXISTS (SELECT 1 FROM balance b
+                        WHERE b.kind IN (1, 2) AND b.owner = a.account AND b.amount <> 0)
+                    AND NOT EXISTS (SELECT 1 FROM lease l
+                        WHERE l.account = a.account AND l.is_closed = 0)
+                    AND NOT EXISTS (SELECT 1 FROM open_task o WHERE o.account = a.account)
+                    AND NOT EXISTS (SELECT 1 FROM payout p
+                        WHERE p.account = a.account AND p.state = 1)
+                ORDER BY w.id LIMIT $2)
+            """, [.integer(signed(batch.cutoffUs)), .integer(Int64(batch.rows))])
+        return RetentionOutcome(removed: removed, next: removed < batch.rows ? nil : .start)
+    }
+
+    /// The secret goes first: from then on its hashes say nothing to anybody.
+    fileprivate func removeAddresses(
+        _ batch: RetentionBatch
+    ) throws(StoreError) -> RetentionOutcome {
+        try execute(
+            "DELETE FROM address_secret WHERE made_at_us <= $1",
+            [.integer(signed(batch.cutoffUs))])
+        let removed = try execute(
+            """
+            DELETE FROM address_hash WHERE (generation, hash, account) IN (
+                SELECT h.generation, h.hash, h.account FROM address_hash h
+                WHERE NOT EXISTS (SELECT 1 FROM address_secret s
+                        WHERE s.generation = h.generation)
+                ORDER BY h.generation LIMIT $1)
+            """, [.integer(Int64(batch.rows))])
+        return RetentionOutcome(removed: removed, next: removed < batch.rows ? nil : .start)
+    }
+
+    fileprivate func removeChanges(
+        _ batch: RetentionBatch, keeping count: Int
+    ) throws(StoreError) -> RetentionOutcome {
+        let removed = try execute(
+            """
+            DELETE FROM changes WHERE id IN (SELECT id FROM changes
+                WHERE id <= (SELECT max(id) FROM changes) - $1 ORDER BY id LIMIT $2)
+            """, [.integer(Int64(count)), .integer(Int64(batch.rows))])
+        return RetentionOutcome(removed: removed, next: removed < batch.rows ? nil : .start)
+    }
+
+    /// PostgreSQL has a table for each day: one that is empty goes, one a batch. What a day still
+    /// holds keeps it.
+    fileprivate func removeEmptyDay(
+        _ batch: RetentionBatch
+    ) throws(StoreError) -> RetentionOutcome {
+        guard dialect == .postgres else { return RetentionOutcome(removed: 0, next: nil) }
+        let limit = day(ofMicroseconds: batch.cutoffUs)
+        for table in Schema.partitioned {
+            for day in try partitionDays(of: table) where day < limit {
+                let name = "\(table.name)_\(day)"
+                guard try query("SELECT 1 FROM \(name) LIMIT 1").isEmpty else { continue }
+                try execute("DROP TABLE \(name)")
+                return RetentionOutcome(removed: 1, next: .start)
+            }
+        }
+        return RetentionOutcome(removed: 0, next: nil)
+    }
+}
