@@ -122,6 +122,8 @@ let modules: [Module] = [
             "PostgresConnection", "SQLiteBinding",
         ], packages: [grdb]),
     Module(
+        .product, "Privacy", uses: ["SluiceLedgerCore", "TLSEngine", "Store"]),
+    Module(
         .product, "Sidecar",
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "LinuxIO",
@@ -160,8 +162,8 @@ let modules: [Module] = [
     Module(
         .command, "sluice",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "LinuxIO", "SluiceClient", "Store", "Development",
-            "LoadGenerator",
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "LinuxIO", "TLSEngine",
+            "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
         ],
         packages: [argumentParser]),
 ]
@@ -299,6 +301,9 @@ let testTargets: [Target] = [
             "RecordTestSupport",
         ],
         packages: [grdb]),
+    tests(
+        "PrivacyTests", in: "Product",
+        uses: ["SluiceLedgerCore", "TLSEngine", "Store", "Privacy", "RecordTestSupport"]),
     tests(
         "SidecarTests", in: "Product",
         uses: [

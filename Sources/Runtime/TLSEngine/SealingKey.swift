@@ -124,6 +124,16 @@ package final class SealingKey: @unchecked Sendable {
         return plaintext
     }
 
+    /// HMAC-SHA256 of a message under the key, 32 bytes. A key that makes these seals nothing.
+    package func authenticationCode(of message: [UInt8]) -> [UInt8] {
+        var copy = copyBytes()
+        defer { Self.wipe(&copy) }
+        let words = hmacSHA256(key: copy.span, message.span)
+        return [words.0, words.1, words.2, words.3].flatMap { word in
+            (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64($0 * 8)) }
+        }
+    }
+
     /// A copy of the key's bytes, to be sealed under another. The caller wipes it.
     fileprivate func copyBytes() -> [UInt8] {
         (0..<Self.byteCount).map { unsafe bytes[$0] }

@@ -82,6 +82,9 @@ package enum AuditAction: Int64, CaseIterable, Sendable {
     case setSetting = 15
     case changePerson = 16
     case erasePerson = 17
+    case readPerson = 18
+    case rotateAddresses = 19
+    case rewrapKeys = 20
 }
 
 /// One line of the audit: who did what to which account, key, payout or event.

@@ -15,20 +15,17 @@ package struct Person: Equatable, Sendable {
 extension Store {
     /// The personal data of an account; nil if there is none or it was erased.
     package func person(_ account: UInt64) throws(StoreError) -> Person? {
-        try read { (transaction) throws(StoreError) in
-            let keys = try transaction.query(
-                "SELECT wrapped_key FROM person WHERE account = $1",
-                [.integer(signed(account))])
-            guard let key = keys.first else { return nil }
-            var person = Person(wrappedKey: try key.bytes(0), fields: [:])
-            let rows = try transaction.query(
-                "SELECT field, sealed FROM person_field WHERE account = $1",
-                [.integer(signed(account))])
-            for row in rows {
-                guard let field = UInt8(exactly: try row.integer(0)) else { throw .damaged }
-                person.fields[field] = try row.bytes(1)
-            }
-            return person
+        try read { (transaction) throws(StoreError) in try transaction.person(account) }
+    }
+
+    /// The same for somebody who is going to open it: that they asked is written down first.
+    package func readPerson(
+        _ account: UInt64, nowUs: UInt64, by actor: Actor = .machine
+    ) throws(StoreError) -> Person? {
+        try write { (transaction) throws(StoreError) in
+            guard try transaction.account(account) != nil else { throw .unknownAccount }
+            try transaction.audit(actor, .readPerson, subject: account, nowUs: nowUs)
+            return try transaction.person(account)
         }
     }
 
@@ -133,6 +130,21 @@ extension Store {
 }
 
 extension StoreTransaction {
+    fileprivate func person(_ account: UInt64) throws(StoreError) -> Person? {
+        let keys = try query(
+            "SELECT wrapped_key FROM person WHERE account = $1", [.integer(signed(account))])
+        guard let key = keys.first else { return nil }
+        var person = Person(wrappedKey: try key.bytes(0), fields: [:])
+        let rows = try query(
+            "SELECT field, sealed FROM person_field WHERE account = $1",
+            [.integer(signed(account))])
+        for row in rows {
+            guard let field = UInt8(exactly: try row.integer(0)) else { throw .damaged }
+            person.fields[field] = try row.bytes(1)
+        }
+        return person
+    }
+
     fileprivate func removePerson(_ account: UInt64) throws(StoreError) {
         for table in ["person_field", "person"] {
             try execute("DELETE FROM \(table) WHERE account = $1", [.integer(signed(account))])

@@ -49,6 +49,9 @@ final class PostgresEngine: StoreEngine {
     /// A commit is on the server's device when it returns.
     func checkpoint() throws(StoreError) -> Bool { true }
 
+    /// Dead rows go with the server's vacuum, its log as that is recycled.
+    func overwriteRemains() throws(StoreError) -> Bool { false }
+
     private func transaction<Value: Sendable>(
         _ begin: String, _ body: (PostgresTransaction) throws(StoreError) -> Value
     ) throws(StoreError) -> Value {

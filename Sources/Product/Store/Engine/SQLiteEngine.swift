@@ -92,10 +92,15 @@ struct SQLiteEngine: StoreEngine {
         }
     }
 
-    func checkpoint() throws(StoreError) -> Bool {
+    func checkpoint() throws(StoreError) -> Bool { try checkpoint("FULL") }
+
+    /// Pages are zeroed as rows go (`secure_delete`); the log holds them until it is cut.
+    func overwriteRemains() throws(StoreError) -> Bool { try checkpoint("TRUNCATE") }
+
+    private func checkpoint(_ mode: String) throws(StoreError) -> Bool {
         do {
             return try database.writeWithoutTransaction { database in
-                let row = try Row.fetchOne(database, sql: "PRAGMA wal_checkpoint(FULL)")
+                let row = try Row.fetchOne(database, sql: "PRAGMA wal_checkpoint(\(mode))")
                 let busy: Int? = row?[0]
                 return busy == 0
             }

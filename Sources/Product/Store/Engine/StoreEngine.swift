@@ -142,6 +142,9 @@ protocol StoreEngine: Sendable {
 
     /// Brings everything that was committed to the device; false if a reader was in the way.
     func checkpoint() throws(StoreError) -> Bool
+
+    /// Overwrites what removed rows have left in files; false if that comes in its own time.
+    func overwriteRemains() throws(StoreError) -> Bool
 }
 
 /// Where the two engines' SQL differs.
