@@ -7,8 +7,11 @@ import Store
 struct AccountCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "account",
-        abstract: "Make, list, suspend and resume accounts.",
-        subcommands: [Create.self, List.self, Show.self, Suspend.self, Resume.self])
+        abstract: "Make, list, suspend and resume accounts, and keep what is personal of them.",
+        subcommands: [
+            Create.self, List.self, Show.self, Suspend.self, Resume.self, PersonCommand.self,
+            RotateAddressesCommand.self,
+        ])
 
     /// What an account may be.
     enum Kind: String, CaseIterable, ExpressibleByArgument {
