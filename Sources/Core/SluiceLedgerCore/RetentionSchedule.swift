@@ -66,7 +66,10 @@ package struct RetentionOutcome: Equatable, Sendable {
 /// batch a second is given out; an engine's slowness so delays settling by one batch and no more.
 /// Keys of idempotency stay while records wait, since a record may still ask for one by the time
 /// that it carries.
-package struct RetentionSchedule: Equatable, Sendable {
+///
+/// What a wrong clock removed would be gone for good. So a wall clock that runs ahead of the
+/// monotonic one by more than an hour is believed only when it has stood by that for a day.
+package struct RetentionSchedule: Sendable {
     /// From the end of a run to the next.
     package static let runIntervalUs: UInt64 = 3_600_000_000
     /// Between two batches while nothing waits to be settled.
@@ -78,6 +81,11 @@ package struct RetentionSchedule: Equatable, Sendable {
     /// Rows that a batch looks at.
     package static let batchRows = 1_024
 
+    /// How far the wall clock may run ahead of the monotonic one.
+    package static let clockToleranceUs: UInt64 = 3_600_000_000
+    /// After this a wall clock that jumped ahead is believed.
+    package static let clockDoubtUs: UInt64 = 86_400_000_000
+
     private var current: RetentionBatch?
     private var following: ArraySlice<RetentionDuty> = []
     private var isGivenOut = false
@@ -85,10 +93,16 @@ package struct RetentionSchedule: Equatable, Sendable {
     /// When the last batch ended.
     private var restedSinceUs: UInt64
 
-    /// The first run is due at once.
-    package init(nowUs: UInt64) {
+    /// The wall clock as it was last believed, and when that was.
+    private var believed: (wallUs: UInt64, atUs: UInt64)
+    /// Since when the wall clock is too far ahead.
+    private var doubtedSinceUs: UInt64?
+
+    /// The first run is due at once. Parameters as of `next`.
+    package init(nowUs: UInt64, wallUs: UInt64) {
         nextUs = nowUs
         restedSinceUs = nowUs
+        believed = (wallUs, nowUs)
     }
 
     /// The batch to be run now, or nil. Until `completed` or `failed` says how it went, no other
@@ -101,6 +115,7 @@ package struct RetentionSchedule: Equatable, Sendable {
     package mutating func next(
         nowUs: UInt64, wallUs: UInt64, isBehind: Bool
     ) -> RetentionBatch? {
+        let wallUs = believable(wallUs, nowUs: nowUs)
         guard !isGivenOut, nowUs >= nextUs else { return nil }
         let rest = isBehind ? Self.busyRestUs : Self.idleRestUs
         guard current == nil && following.isEmpty || nowUs - min(nowUs, restedSinceUs) >= rest
@@ -118,6 +133,18 @@ package struct RetentionSchedule: Equatable, Sendable {
         }
         isGivenOut = true
         return current
+    }
+
+    private mutating func believable(_ wallUs: UInt64, nowUs: UInt64) -> UInt64 {
+        let expectedUs = believed.wallUs + (nowUs - min(nowUs, believed.atUs))
+        if wallUs > expectedUs, wallUs - expectedUs > Self.clockToleranceUs {
+            let sinceUs = doubtedSinceUs ?? nowUs
+            doubtedSinceUs = sinceUs
+            guard nowUs - min(nowUs, sinceUs) >= Self.clockDoubtUs else { return expectedUs }
+        }
+        doubtedSinceUs = nil
+        believed = (wallUs, nowUs)
+        return wallUs
     }
 
     /// The batch that was given out is done.

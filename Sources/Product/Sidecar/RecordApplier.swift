@@ -31,7 +31,8 @@ struct RecordApplier: ~Copyable {
     private var isFailing = false
     private var lostCheck: LostCheck?
     private var nextLostCheckUs: UInt64 = 0
-    private var retention = RetentionSchedule(nowUs: LocalFileSystem.monotonicUs())
+    private var retention = RetentionSchedule(
+        nowUs: LocalFileSystem.monotonicUs(), wallUs: LocalFileSystem.wallUs())
     /// Rows that the duty at hand has removed so far.
     private var expiredCount: UInt64 = 0
 

@@ -21,7 +21,7 @@ import Testing
     }
 
     @Test func aRunGoesOnceThroughAllDutiesAndComesAgainAfterAnHour() {
-        var schedule = RetentionSchedule(nowUs: 5)
+        var schedule = RetentionSchedule(nowUs: 5, wallUs: wallUs)
         #expect(duties(&schedule, from: 5, isBehind: false) == RetentionDuty.allCases)
         #expect(
             schedule.next(
@@ -32,12 +32,12 @@ import Testing
     }
 
     @Test func keysStayWhileRecordsWait() {
-        var schedule = RetentionSchedule(nowUs: 0)
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         #expect(
             duties(&schedule, from: 0, isBehind: true)
                 == RetentionDuty.allCases.filter { $0 != .idempotencyKeys })
         // Begun while nothing waited, and overtaken.
-        schedule = RetentionSchedule(nowUs: 0)
+        schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         var nowUs: UInt64 = 0
         while let batch = schedule.next(nowUs: nowUs, wallUs: wallUs, isBehind: false) {
             let isKeys = batch.duty == .idempotencyKeys
@@ -51,7 +51,7 @@ import Testing
     }
 
     @Test func settlingHasTheStoreForASecondBetweenTwoBatchesWhileRecordsWait() {
-        var schedule = RetentionSchedule(nowUs: 0)
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         _ = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: true)
         // One at a time.
         #expect(schedule.next(nowUs: 9_000_000, wallUs: wallUs, isBehind: true) == nil)
@@ -66,7 +66,7 @@ import Testing
     }
 
     @Test func withNothingWaitingTheRestIsShort() {
-        var schedule = RetentionSchedule(nowUs: 0)
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         _ = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: false)
         schedule.completed(RetentionOutcome(removed: 9, next: RetentionMark(3)), nowUs: 0)
         #expect(
@@ -75,7 +75,7 @@ import Testing
     }
 
     @Test func whatTheStoreRefusedIsAskedAgainLater() {
-        var schedule = RetentionSchedule(nowUs: 0)
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         let first = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: false)
         schedule.failed(nowUs: 0)
         let restUs = RetentionSchedule.failureRestUs
@@ -84,13 +84,47 @@ import Testing
     }
 
     @Test func aMarkThatStandsStillEndsItsDuty() {
-        var schedule = RetentionSchedule(nowUs: 0)
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         _ = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: false)
         schedule.completed(RetentionOutcome(removed: 0, next: .start), nowUs: 0)
         #expect(
             schedule.next(
                 nowUs: RetentionSchedule.idleRestUs, wallUs: wallUs, isBehind: false)?.duty
                 == .refusals)
+    }
+
+    /// The time that the batch which is due at `nowUs` takes it to be.
+    private func believedUs(
+        _ schedule: inout RetentionSchedule, nowUs: UInt64, wallUs: UInt64
+    ) throws -> UInt64 {
+        let due = schedule.next(nowUs: nowUs, wallUs: wallUs, isBehind: false)
+        let batch = try #require(due)
+        schedule.completed(RetentionOutcome(removed: 0, next: nil), nowUs: nowUs)
+        let period = self.wallUs - RetentionSchedule.cutoffUs(batch.duty, wallUs: self.wallUs)
+        return batch.cutoffUs + period
+    }
+
+    @Test func aClockThatJumpsAheadIsBelievedAfterADay() throws {
+        let dayUs = RetentionSchedule.clockDoubtUs
+        let jumped = wallUs + 90 * dayUs
+        func schedule() -> RetentionSchedule { RetentionSchedule(nowUs: 0, wallUs: wallUs) }
+        var sound = schedule()
+        let later = wallUs + dayUs + 5
+        #expect(try believedUs(&sound, nowUs: dayUs, wallUs: later) == later)
+        var ahead = schedule()
+        #expect(try believedUs(&ahead, nowUs: 7, wallUs: jumped) == wallUs + 7)
+        #expect(
+            try believedUs(&ahead, nowUs: dayUs + 6, wallUs: jumped + dayUs) == wallUs + dayUs + 6)
+        var lasting = schedule()
+        _ = try believedUs(&lasting, nowUs: 7, wallUs: jumped)
+        #expect(try believedUs(&lasting, nowUs: dayUs + 7, wallUs: jumped) == jumped)
+        // Back again before that: the doubt begins anew.
+        var back = schedule()
+        _ = try believedUs(&back, nowUs: 7, wallUs: jumped)
+        _ = try believedUs(&back, nowUs: dayUs / 2, wallUs: wallUs)
+        #expect(
+            try believedUs(&back, nowUs: dayUs + 7, wallUs: jumped)
+                == wallUs + dayUs + 7 - dayUs / 2)
     }
 
     @Test func everyDutyHasThePeriodOfProtocolMoney() {
