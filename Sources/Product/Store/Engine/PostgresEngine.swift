@@ -148,13 +148,15 @@ struct PostgresTransaction: StoreTransaction {
     }
 
     func remove(
-        from table: String, where pair: (String, String), in keys: [Int64]
+        from table: String, where pair: (String, String), in keys: [Int64],
+        and condition: String?
     ) throws(StoreError) {
         guard !keys.isEmpty else { return }
+        let filter = condition.map { " AND \($0)" } ?? ""
         _ = try wrapped { () throws(PostgresError) in
             try connection.execute(
                 "DELETE FROM \(table) "
-                    + "WHERE (\(pair.0), \(pair.1)) IN (SELECT * FROM unnest($1, $2))",
+                    + "WHERE (\(pair.0), \(pair.1)) IN (SELECT * FROM unnest($1, $2))\(filter)",
                 Self.columns(keys, count: 2))
         }
     }

@@ -183,10 +183,13 @@ private struct SQLiteTransaction: StoreTransaction {
     }
 
     func remove(
-        from table: String, where pair: (String, String), in keys: [Int64]
+        from table: String, where pair: (String, String), in keys: [Int64],
+        and condition: String?
     ) throws(StoreError) {
+        let filter = condition.map { " AND \($0)" } ?? ""
         try runEach(
-            "DELETE FROM \(table) WHERE \(pair.0) = ?1 AND \(pair.1) = ?2", keys, columnCount: 2
+            "DELETE FROM \(table) WHERE \(pair.0) = ?1 AND \(pair.1) = ?2\(filter)", keys,
+            columnCount: 2
         ) { _, _ in }
     }
 

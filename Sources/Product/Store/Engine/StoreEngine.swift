@@ -102,9 +102,10 @@ protocol StoreTransaction {
         _ columns: [String], from table: String, where pair: (String, String), in keys: [Int64]
     ) throws(StoreError) -> [Int64]
 
-    /// Removes the rows with these pairs of keys.
+    /// Removes the rows with these pairs of keys for which the condition holds.
     func remove(
-        from table: String, where pair: (String, String), in keys: [Int64]
+        from table: String, where pair: (String, String), in keys: [Int64],
+        and condition: String?
     ) throws(StoreError)
 
     /// Inserts rows of which none may be there.
@@ -122,6 +123,12 @@ extension StoreTransaction {
     func execute(_ sql: String) throws(StoreError) -> Int { try execute(sql, []) }
 
     func query(_ sql: String) throws(StoreError) -> [SQLRow] { try query(sql, []) }
+
+    func remove(
+        from table: String, where pair: (String, String), in keys: [Int64]
+    ) throws(StoreError) {
+        try remove(from: table, where: pair, in: keys, and: nil)
+    }
 }
 
 /// A database that holds a store. Any thread may call it; calls take turns.

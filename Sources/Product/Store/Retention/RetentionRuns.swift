@@ -42,31 +42,36 @@ extension StoreTransaction {
         let limit = day(ofMicroseconds: batch.cutoffUs)
         let window = try query(
             """
-            SELECT count(*), max(position), min(day) FROM (SELECT position, day FROM ended
-                WHERE position > $1 ORDER BY position LIMIT $2) w
+            SELECT position, instance, counter, day, CAST(CASE
+                WHEN consumer_cost = 0 AND supplier_earning = 0 OR EXISTS (
+                    SELECT 1 FROM ledger_entry l
+                    WHERE l.kind = 1 AND l.high = e.instance AND l.low = e.counter)
+                THEN 1 ELSE 0 END AS \(dialect.integer))
+            FROM (SELECT position, instance, counter, day, consumer_cost, supplier_earning
+                FROM ended WHERE position > $1 ORDER BY position LIMIT $2) e ORDER BY position
             """, [.integer(batch.after.high), .integer(Int64(batch.rows))])
-        guard let row = window.first else { throw .damaged }
-        guard try row.integer(0) > 0, try row.integer(2) < limit else {
-            return RetentionOutcome(removed: 0, next: nil)
+        guard let last = window.last else { return RetentionOutcome(removed: 0, next: nil) }
+        var isAllNew = true
+        var settled: [Int64: [Int64]] = [:]
+        for row in window {
+            let day = try row.integer(3)
+            guard day < limit else { continue }
+            isAllNew = false
+            guard try row.integer(4) != 0 else { continue }
+            settled[day, default: []] += [try row.integer(1), try row.integer(2)]
         }
-        let last = try row.integer(1)
-        let values: [SQLValue] = [
-            .integer(batch.after.high), .integer(last), .integer(limit),
-        ]
-        let expired = """
-            e.position > $1 AND e.position <= $2 AND e.day < $3
-            AND (e.consumer_cost = 0 AND e.supplier_earning = 0 OR EXISTS (
-                SELECT 1 FROM ledger_entry l
-                WHERE l.kind = 1 AND l.high = e.instance AND l.low = e.counter))
-            """
-        try execute(
-            """
-            DELETE FROM accepted WHERE (instance, counter, day) IN (
-                SELECT e.instance, e.counter, e.day FROM ended e WHERE \(expired))
-            """, values)
-        let removed = try execute("DELETE FROM ended AS e WHERE \(expired)", values)
-        let isLast = try row.integer(0) < Int64(batch.rows)
-        return RetentionOutcome(removed: removed, next: isLast ? nil : RetentionMark(last))
+        // Day by day: PostgreSQL so looks into one day's table and its key, and into no other.
+        var removed = 0
+        for (day, keys) in settled {
+            for table in ["accepted", "ended"] {
+                try remove(
+                    from: table, where: ("instance", "counter"), in: keys, and: "day = \(day)")
+            }
+            removed += keys.count / 2
+        }
+        let isDone = isAllNew || window.count < batch.rows
+        return RetentionOutcome(
+            removed: removed, next: isDone ? nil : RetentionMark(try last.integer(0)))
     }
 
     /// In the order of a table's key, whatever the age: a batch reads so many rows and no more.
@@ -118,20 +123,23 @@ extension StoreTransaction {
         return RetentionOutcome(removed: removed, next: removed < batch.rows ? nil : .start)
     }
 
-    /// The secret goes first: from then on its hashes say nothing to anybody.
+    /// The secret goes first: from then on its hashes say nothing to anybody. With a secret go all
+    /// before it, so that what is left without one stands at the beginning of the table.
     fileprivate func removeAddresses(
         _ batch: RetentionBatch
     ) throws(StoreError) -> RetentionOutcome {
         try execute(
-            "DELETE FROM address_secret WHERE made_at_us <= $1",
-            [.integer(signed(batch.cutoffUs))])
+            """
+            DELETE FROM address_secret WHERE generation <= (
+                SELECT max(generation) FROM address_secret WHERE made_at_us <= $1)
+            """, [.integer(signed(batch.cutoffUs))])
         let removed = try execute(
             """
             DELETE FROM address_hash WHERE (generation, hash, account) IN (
                 SELECT h.generation, h.hash, h.account FROM address_hash h
-                WHERE NOT EXISTS (SELECT 1 FROM address_secret s
-                        WHERE s.generation = h.generation)
-                ORDER BY h.generation LIMIT $1)
+                WHERE h.generation < (
+                    SELECT coalesce(min(generation), \(Int64.max)) FROM address_secret)
+                ORDER BY h.generation, h.hash, h.account LIMIT $1)
             """, [.integer(Int64(batch.rows))])
         return RetentionOutcome(removed: removed, next: removed < batch.rows ? nil : .start)
     }
