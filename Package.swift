@@ -63,6 +63,8 @@ struct Module {
 }
 
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioConcurrency = Target.Dependency.product(
+    name: "NIOConcurrencyHelpers", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
@@ -152,6 +154,10 @@ let modules: [Module] = [
         ]),
 
     Module(
+        .product, "Telemetry", uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory"],
+        packages: [nioCore, nioPosix, nioHTTP1, nioConcurrency]),
+
+    Module(
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
         packages: [argumentParser]),
     Module(
@@ -164,6 +170,7 @@ let modules: [Module] = [
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "LinuxIO", "TLSEngine",
             "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
+            "Telemetry",
         ],
         packages: [argumentParser]),
 ]
@@ -315,6 +322,10 @@ let testTargets: [Target] = [
         "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
+    tests(
+        "TelemetryTests", in: "Product",
+        uses: ["SluiceRecordFormat", "SharedMemory", "Telemetry", "RecordTestSupport"],
+        packages: [nioCore, nioPosix, nioHTTP1]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
     tests("LockFreeTests", in: "Runtime", uses: ["LockFree", "LinuxIO"]),
     tests("ContentArenaTests", in: "Runtime", uses: ["LockFree", "LinuxIO", "ContentArena"]),

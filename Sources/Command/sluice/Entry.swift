@@ -11,6 +11,7 @@ struct Entry: AsyncParsableCommand {
         subcommands: [
             DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
             KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
-            SupplierCommand.self, LedgerCommand.self, BenchCommand.self,
+            SupplierCommand.self, LedgerCommand.self, StatusCommand.self, TopCommand.self,
+            MetricsCommand.self, BenchCommand.self,
         ])
 }

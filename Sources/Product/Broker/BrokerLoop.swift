@@ -130,6 +130,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         framesSeen = frames
         statistics.add(.loopTurns)
         statistics.add(.loopBusyUs, busyUs)
+        statistics.record(.turnUs, busyUs)
     }
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.

@@ -62,6 +62,7 @@ struct InstanceJournal: ~Copyable {
                 Int(slot), instance: instance.id, instance.journal.lastSequence + 1)
             instance.journal.append(record.record)
             ended.append(slot)
+            note(record)
         case .refused(let record):
             instance.journal.append(record.record)
         case .name(let record):
@@ -69,6 +70,14 @@ struct InstanceJournal: ~Copyable {
         case .lease(let record):
             instance.journal.append(record.record)
         }
+    }
+
+    /// Counts the times of a task that some supplier had; the others were answered by the broker.
+    private func note(_ record: EndedRecord) {
+        guard record.dispatches > 0 else { return }
+        statistics.record(.queueUs, UInt64(record.queueUs))
+        statistics.record(.durationUs, record.durationUs)
+        if let ttftUs = record.ttftUs { statistics.record(.ttftUs, ttftUs) }
     }
 
     /// Writes the final records of tasks that dead instances left open, as far as the ring has
@@ -98,6 +107,11 @@ struct InstanceJournal: ~Copyable {
         statistics.set(.affinityHits, dispatch.affinityHits)
         statistics.set(.retriesRefused, dispatch.retriesRefused)
         statistics.set(.breakersOpen, UInt64(dispatcher.breakersOpen))
+        let supply = dispatcher.supply
+        statistics.set(.suppliersConnected, supply.suppliers)
+        statistics.set(.offersOpen, supply.offers)
+        statistics.set(.slotsGranted, supply.slotsGranted)
+        statistics.set(.slotsInUse, supply.slotsInUse)
         statistics.set(.tasksQueued, UInt64(dispatcher.queuedTasks))
         statistics.set(.tasksOpen, UInt64(dispatcher.openTasks))
         statistics.set(.journalFullRefusals, dispatch.journalFullRefusals)

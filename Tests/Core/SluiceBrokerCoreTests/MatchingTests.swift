@@ -32,6 +32,29 @@ import Testing
         #expect(winner(.throughput) == 2)
     }
 
+    @Test("what is on offer: a supplier's slots are those of its offers, its connection's at most")
+    func supply() {
+        var rig = DispatchRig()
+        #expect(rig.dispatcher.supply.suppliers == 0)
+        let one = rig.supplier(slots: 2)
+        rig.offer(one, 2, slots: 3)
+        let other = rig.supplier(slots: 1)
+        func count() -> [UInt64] {
+            let now = rig.dispatcher.supply
+            return [now.suppliers, now.offers, now.slotsGranted, now.slotsInUse]
+        }
+        rig.grant(one, 0, slots: 16)
+        rig.grant(other, 0, slots: 16)
+        #expect(count() == [2, 3, 6, 0])
+        rig.grant(one, 0, slots: 4)
+        #expect(count() == [2, 3, 5, 0])
+        let stream = rig.submit()
+        #expect(count() == [2, 3, 5, 1])
+        rig.end(stream)
+        rig.hangUp(other)
+        #expect(count() == [1, 2, 4, 0])
+    }
+
     @Test("balanced: a little slower for much less money, much faster for a little more")
     func balanced() {
         func winner(firstUs: UInt64, firstPrice: Int64, secondUs: UInt64, secondPrice: Int64)

@@ -109,6 +109,15 @@ final class Deployment {
         throw SystemTestError(description: "\(count) records did not come")
     }
 
+    /// Waits until this many tasks were accepted, by what the store says.
+    func awaitAccepted(_ count: Int) async throws {
+        for _ in 0..<600 {
+            if try await counts().accepted >= count { return }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+        throw SystemTestError(description: "\(count) accepted tasks did not come")
+    }
+
     /// Waits until every accepted task is final, and that is at least `count`.
     func awaitSettled(atLeast count: Int = 0) async throws -> (accepted: Int, final: Int) {
         for _ in 0..<600 {

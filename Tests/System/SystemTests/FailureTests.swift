@@ -88,7 +88,7 @@ extension SystemSuite {
             // The only worker stands still, with the task in its only slot.
             kill(deployment.pid("worker"), SIGSTOP)
             let program = try deployment.startAsk("echo", input: Data("still here".utf8))
-            try await Task.sleep(for: .milliseconds(300))
+            try await deployment.awaitAccepted(1)
             let issued = try await Program(
                 "sluice", ["key", "issue", "--data", deployment.data.path, "--supplier"]
             ).finish()

@@ -92,6 +92,22 @@ package struct Dispatcher: ~Copyable {
     /// Breakers that let nothing through now.
     package var breakersOpen: Int { openBreakers.count }
 
+    /// What suppliers offer now. Walks all suppliers and offers: for reports, not for tasks.
+    package var supply: SupplyCount {
+        var count = SupplyCount()
+        for supplier in suppliers where supplier.isPresent {
+            count.suppliers += 1
+            count.slotsInUse += UInt64(supplier.inUse)
+            var ofOffers: UInt64 = 0
+            for offer in supplier.offers where offers[Int(offer)].isPresent {
+                count.offers += 1
+                ofOffers += UInt64(offers[Int(offer)].granted)
+            }
+            count.slotsGranted += min(UInt64(supplier.granted), ofOffers)
+        }
+        return count
+    }
+
     /// One request of a shard. `wallUs` is microseconds since 1970, for records alone.
     package mutating func received(
         _ request: DispatchRequest, nowUs: UInt64, wallUs: UInt64,

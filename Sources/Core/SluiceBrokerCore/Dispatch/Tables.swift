@@ -49,6 +49,15 @@ struct Supplier {
 }
 
 /// One offer of one supplier connection.
+/// Suppliers, their offers and their slots at one moment.
+package struct SupplyCount: Equatable, Sendable {
+    package var suppliers: UInt64 = 0
+    package var offers: UInt64 = 0
+    /// Of each supplier what its connection grants, or its offers together if that is less.
+    package var slotsGranted: UInt64 = 0
+    package var slotsInUse: UInt64 = 0
+}
+
 struct Offer {
     var isPresent = false
     var isWithdrawn = false
