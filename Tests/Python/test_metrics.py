@@ -140,6 +140,8 @@ class MetricsTests(unittest.TestCase):
             status = json.loads(self.run_sluice("status", *self.data, "--json"))
         self.assertEqual(status["tasksCompleted"], 3)
         self.assertEqual(status["slotsGranted"], 16)
+        # The label by which Prometheus knows the broker.
+        self.assertIn(f'broker="{status["broker"]}"', self.run_sluice("metrics", *self.data))
         self.assertGreater(status["firstTokenP99Us"], 0)
         lines = self.run_sluice("top", *self.data, "--once", "--interval", "0.2").splitlines()
         self.assertIn("accepted 3", "\n".join(lines))

@@ -14,7 +14,7 @@ struct PersonCommand: ParsableCommand {
         discussion: """
             Personal data is sealed under a key of the account, which a master key wraps. The \
             master key is a file that only its owner may read (`person make-key FILE`), or stands \
-            in SLUICE_MASTER_KEY; without it nothing is shown. All of this is written to the audit.
+            in SLUICE_MASTER_KEY; without it nothing is shown. What is set, shown, erased or wrapped again is audited.
             """,
         subcommands: [Set.self, Show.self, Erase.self, Rewrap.self, MakeKey.self])
 

@@ -2,6 +2,7 @@ import ArgumentParser
 import Development
 import Foundation
 import SluiceRecordFormat
+import SluiceWire
 import Telemetry
 
 /// Which brokers a command looks at.
@@ -190,10 +191,10 @@ struct MetricsCommand: AsyncParsableCommand {
 }
 
 extension Activity {
-    /// Every counter of the page, then rates and times.
+    /// Every counter that a broker fills, then rates and times.
     var json: JSONLine {
         var line = JSONLine()
-        line.add("broker", String(instance, radix: 16))
+        line.add("broker", hexadecimal(instance))
         line.add("shards", shards.count as Int?)
         for counter in BrokerReading.summed {
             line.add("\(counter)", now.total(counter) as UInt64?)

@@ -48,7 +48,6 @@ struct Supplier {
     var isFull: Bool { inUse >= granted }
 }
 
-/// One offer of one supplier connection.
 /// Suppliers, their offers and their slots at one moment.
 package struct SupplyCount: Equatable, Sendable {
     package var suppliers: UInt64 = 0
@@ -58,6 +57,7 @@ package struct SupplyCount: Equatable, Sendable {
     package var slotsInUse: UInt64 = 0
 }
 
+/// One offer of one supplier connection.
 struct Offer {
     var isPresent = false
     var isWithdrawn = false
