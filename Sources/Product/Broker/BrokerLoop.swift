@@ -107,7 +107,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         let waitedUs = MonotonicClock.nowUs
         let count = wait()
         nowUs = MonotonicClock.nowUs
-        if beganUs > 0 { noteTurn(busyUs: waitedUs - beganUs, sleptUs: nowUs - waitedUs) }
+        if beganUs > 0 { noteTurn(lastedUs: waitedUs - beganUs) }
         wallUs = WallClock.nowUs
         seat?.begin()
         // First of all in the first turn: nobody is answered before the credentials are known.
@@ -124,13 +124,16 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     }
 
     /// Says how the turn before this wait went.
-    private mutating func noteTurn(busyUs: UInt64, sleptUs: UInt64) {
+    private mutating func noteTurn(lastedUs: UInt64) {
         let frames = shard.counters.tokenFramesRelayed &+ shard.counters.relayedFrames
-        gathering.turned(sleptUs: sleptUs, busyUs: busyUs, frames: frames &- framesSeen)
-        framesSeen = frames
         statistics.add(.loopTurns)
-        statistics.add(.loopBusyUs, busyUs)
-        statistics.record(.turnUs, busyUs)
+        statistics.record(.turnUs, lastedUs)
+        if gathering.turned(nowUs: nowUs, frames: frames &- framesSeen) {
+            let processorUs = MonotonicClock.threadNs / 1_000
+            gathering.decide(nowUs: nowUs, processorUs: processorUs)
+            statistics.set(.loopBusyUs, processorUs)
+        }
+        framesSeen = frames
     }
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.

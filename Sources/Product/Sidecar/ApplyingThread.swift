@@ -61,8 +61,13 @@ final class ApplyingThread: Sendable {
                 deadlineUs = limitUs
                 if nowUs >= limitUs { return }
             }
-            let pauseMs = applier.isStoreRefusing ? max(options.pollMs, 100) : options.pollMs
-            LocalFileSystem.sleep(microseconds: pauseMs * 1_000)
+            if applier.isStoreRefusing {
+                LocalFileSystem.sleep(microseconds: max(options.pollMs, 100) * 1_000)
+            } else if isFinal {
+                LocalFileSystem.sleep(microseconds: options.pollMs * 1_000)
+            } else {
+                progress.waitForWork(ms: options.applyEveryMs)
+            }
         }
     }
 }

@@ -1,3 +1,4 @@
+import Dispatch
 import SharedMemory
 import SluiceRecordFormat
 import Synchronization
@@ -20,11 +21,28 @@ final class SharedProgress: Sendable {
 
     private let state = Mutex(State())
     private let stop = Atomic<Bool>(false)
+    private let work = DispatchSemaphore(value: 0)
 
     var snapshot: State { state.withLock { $0 } }
 
     func update(_ change: (inout sending State) -> Void) {
         state.withLock { change(&$0) }
+    }
+
+    /// The applying thread has something that cannot wait for its next regular turn.
+    func wakeApplying() { work.signal() }
+
+    /// Sleeps until `wakeApplying`, at most this long. Only the applying thread calls it.
+    func waitForWork(ms: UInt32) {
+        guard work.wait(timeout: .now() + .milliseconds(Int(ms))) == .success else { return }
+        // Woken twice is woken once.
+        while work.wait(timeout: .now()) == .success {}
+    }
+
+    /// The copier has appended its last.
+    func finish() {
+        update { $0.isFinal = true }
+        wakeApplying()
     }
 
     /// A signal or test asks both threads to finish.
@@ -50,6 +68,8 @@ private final class InstanceCopy {
 struct JournalCopier: ~Copyable {
     /// Records of one instance in one pass: 512 KiB.
     private static let recordsPerPass = 4_096
+    /// So many records are worth a transaction of the store at once.
+    private static let recordsWorthApplying = 2_048
 
     private let runDirectory: String
     private let budgetBytes: Int
@@ -63,6 +83,8 @@ struct JournalCopier: ~Copyable {
     private var fullGate = EventGate()
     private var budgetGate = EventGate()
     private var isFull = false
+    /// Durable records that the applying thread was not woken for.
+    private var recordsUnannounced = 0
 
     init(
         runDirectory: String, log: consuming SegmentLog, segmentBytes: Int, budgetBytes: Int,
@@ -117,8 +139,21 @@ struct JournalCopier: ~Copyable {
                 state.drainedEnd = end
             }
         }
+        announce(batch)
         if isDrained { try removeClosedInstances() }
         return isDrained
+    }
+
+    /// A broker that asks for money waits for the answer; what only has to be written down is
+    /// cheaper in one transaction with what follows it.
+    private mutating func announce(_ batch: [JournalRecord]) {
+        recordsUnannounced += batch.count
+        guard
+            recordsUnannounced >= Self.recordsWorthApplying
+                || batch.contains(where: { $0.kind == .lease })
+        else { return }
+        recordsUnannounced = 0
+        progress.wakeApplying()
     }
 
     private mutating func findInstances() throws(InstanceError) {

@@ -10,8 +10,9 @@ import Store
 struct RecordApplier: ~Copyable {
     private static let recordsPerBatch = 4_096
     private static let lostCheckIntervalUs: UInt64 = 5_000_000
-    /// Between two looks at what others have committed.
-    private static let syncIntervalUs: UInt64 = 100_000
+    /// Between two looks at what others have committed: less than the applying thread's longest
+    /// sleep, so that each of its turns looks.
+    private static let syncIntervalUs: UInt64 = 80_000
     private static let daysIntervalUs: UInt64 = 3_600_000_000
 
     private let segmentDirectory: String

@@ -16,8 +16,11 @@ package struct Sidecar: Sendable {
         package var runDirectory: String
         /// The database; a file of the data directory unless told otherwise.
         package var store: StoreLocation
-        /// Time between two looks at the rings.
-        package var pollMs: UInt32 = 10
+        /// Time between two looks at the rings: what a power failure may cost.
+        package var pollMs: UInt32 = 20
+        /// Longest time that durable records wait for the store, so that many share one
+        /// transaction; what a broker waits for and what is much is applied at once.
+        package var applyEveryMs: UInt32 = 100
         /// Size at which a segment is followed by the next.
         package var segmentBytes = SegmentLog.segmentBytesDefault
         /// Copying stops when all segments together reach this: 1 GiB.
@@ -135,10 +138,10 @@ package struct Sidecar: Sendable {
             while try !copier.pass(), LocalFileSystem.monotonicUs() < deadlineUs {
                 LocalFileSystem.sleep(microseconds: 1_000)
             }
-            progress.update { $0.isFinal = true }
+            progress.finish()
         } catch {
             progress.requestStop()
-            progress.update { $0.isFinal = true }
+            progress.finish()
             throw error
         }
         applying.join()

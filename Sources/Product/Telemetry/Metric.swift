@@ -148,7 +148,8 @@ struct Metric {
         shard(.counter, "loop_turns_total", .loopTurns, "Turns of the shard's loop."),
         shard(
             .counter, "loop_busy_seconds_total", .loopBusyUs,
-            "Time that the shard's loop was at work.", isMicroseconds: true),
+            "Processor time of the shard's thread, the kernel's for it included.",
+            isMicroseconds: true),
         shard(
             .gauge, "loop_last_turn_timestamp_seconds", .lastTurnUs,
             "When the shard's loop last reported.", isMicroseconds: true),

@@ -21,6 +21,7 @@ final class Deployment: Sendable {
         // SQLite resolves links itself, and so cannot look through /proc/PID/root.
         if dataDirectory != nil { options.store = .sqlite(path: scratch.path + "/sluice.sqlite") }
         options.pollMs = 2
+        options.applyEveryMs = 10
         change(&options)
         self.options = options
     }
