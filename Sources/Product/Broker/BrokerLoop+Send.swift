@@ -114,7 +114,8 @@ extension BrokerLoop where Backend: ~Copyable {
         guard count > 0 else { return 0 }
         content.write(control[index], count, at: position)
         if count == control[index].count {
-            control[index].removeAll(keepingCapacity: count <= 4_096)
+            control[index].removeAll(
+                keepingCapacity: count <= 4_096 && shard.hasHadStreams(connection))
         } else {
             control[index].removeFirst(count)
         }

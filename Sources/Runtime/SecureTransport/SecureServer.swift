@@ -408,11 +408,15 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     // for every record costs more than all else that a lone token costs, to keep them for good
     // more than an idle connection may hold: they stay with those that were used lately.
 
-    /// The channel was used: its session keeps its buffers for a while, if not too many do.
+    /// The channel was used: its session keeps its buffers for a while, if not too many do, and
+    /// not before it was used more than every connection is. What thousands keep for a second
+    /// when they come at once, the allocator keeps for good.
     mutating func keepRecordBuffers(_ index: Int) {
         unsafe channels[index].usedSweep = keptSweep
         guard unsafe !channels[index].keepsBuffers else { return }
-        guard keeping.count < limits.recordBuffersMax else {
+        let isOpening = unsafe channels[index].uses < Channel.usesToOpen
+        if isOpening { unsafe channels[index].uses += 1 }
+        guard !isOpening, keeping.count < limits.recordBuffersMax else {
             unsafe channels[index].session?.releaseBuffers()
             return
         }

@@ -32,7 +32,8 @@ package struct CiphertextBlock: ~Copyable, @unchecked Sendable {
     }
 }
 
-/// What lies between a session and the network: the ciphertext lent to it, and its output.
+/// What lies between a session and the network: the ciphertext lent to it, and its output. Every
+/// connection has one, so its members are no larger than they must be.
 ///
 /// OpenSSL reaches it through a BIO of our own, which saves the copies of a memory BIO. It never
 /// writes into a block that was taken: a send in flight owns its bytes.
@@ -45,20 +46,20 @@ struct CipherPipe {
     /// SAFETY: owned; nil when nothing waits, so that an idle session holds no output memory.
     private var output: UnsafeMutablePointer<UInt8>?
     private(set) var outputCount = 0
-    private var outputCapacity = 0
-    private let outputBytesMax: Int
-    /// A write was refused because the output is full.
-    private(set) var outputRefused = false
+    private var outputCapacity: UInt32 = 0
+    private let outputBytesMax: UInt32
 
     var keyUpdates: KeyUpdateBudget
-    private(set) var keyUpdatesReceived = 0
+    private(set) var keyUpdatesReceived: UInt32 = 0
+    /// A write was refused because the output is full.
+    private(set) var outputRefused = false
     /// One KeyUpdate too many came; nothing is read any more.
     private(set) var keyUpdatesRefused = false
 
     init(limits: TLSLimits) {
         unsafe input = nil
         unsafe output = nil
-        outputBytesMax = limits.outputBytesMax
+        outputBytesMax = UInt32(limits.outputBytesMax)
         keyUpdates = KeyUpdateBudget(limits: limits)
     }
 
@@ -92,19 +93,19 @@ struct CipherPipe {
 
     /// All of `bytes` or nothing.
     mutating func write(_ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
-        guard count <= outputBytesMax - outputCount else {
+        guard count <= Int(outputBytesMax) - outputCount else {
             outputRefused = true
             return false
         }
-        if outputCount + count > outputCapacity {
-            var capacity = max(outputCapacity, 1_024)
+        if outputCount + count > Int(outputCapacity) {
+            var capacity = max(Int(outputCapacity), 1_024)
             while capacity < outputCount + count { capacity *= 4 }
             guard let grown = unsafe realloc(output, capacity) else {
                 outputRefused = true
                 return false
             }
             unsafe output = grown.assumingMemoryBound(to: UInt8.self)
-            outputCapacity = capacity
+            outputCapacity = UInt32(capacity)
         }
         guard let base = unsafe output else { return false }
         unsafe UnsafeMutableRawPointer(base + outputCount).copyMemory(
@@ -114,7 +115,7 @@ struct CipherPipe {
     }
 
     mutating func receivedKeyUpdate() {
-        keyUpdatesReceived += 1
+        keyUpdatesReceived &+= 1
         if !keyUpdates.received(nowMs: sluice_monotonic_ms()) { keyUpdatesRefused = true }
     }
 

@@ -50,14 +50,14 @@ package struct TLSLimits: Sendable {
 /// Counts KeyUpdates as they are received. Pure: the time is an argument.
 package struct KeyUpdateBudget: Sendable {
     private let limits: TLSLimits
-    private var inARow = 0
+    private var inARow: Int32 = 0
     /// Thousandths of a KeyUpdate that may still come, 0...1,000 * keyUpdatesInARow.
-    private var milliCredits: Int
+    private var milliCredits: Int32
     private var lastMs: UInt64?
 
     package init(limits: TLSLimits) {
         self.limits = limits
-        milliCredits = limits.keyUpdatesInARow * 1_000
+        milliCredits = Int32(limits.keyUpdatesInARow * 1_000)
     }
 
     /// One KeyUpdate at `nowMs`; false when it is one too many.
@@ -65,12 +65,13 @@ package struct KeyUpdateBudget: Sendable {
         let full = limits.keyUpdatesInARow * 1_000
         if let lastMs, nowMs > lastMs {
             let elapsedMs = Int(min(nowMs - lastMs, 60_000))
-            milliCredits = min(full, milliCredits + elapsedMs * limits.keyUpdatesPerSecond)
+            let credits = Int(milliCredits) + elapsedMs * limits.keyUpdatesPerSecond
+            milliCredits = Int32(min(full, credits))
         }
         lastMs = max(nowMs, lastMs ?? 0)
         inARow += 1
         milliCredits -= 1_000
-        return inARow <= limits.keyUpdatesInARow && milliCredits >= 0
+        return Int(inARow) <= limits.keyUpdatesInARow && milliCredits >= 0
     }
 
     /// Application data came in between.

@@ -163,7 +163,7 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
     }
 
     /// KeyUpdates received since the session began.
-    package var keyUpdatesReceived: Int { unsafe pipe.pointee.keyUpdatesReceived }
+    package var keyUpdatesReceived: Int { unsafe Int(pipe.pointee.keyUpdatesReceived) }
 
     // MARK: Ciphertext out
 

@@ -16,9 +16,14 @@ package struct Connection {
         case closing
     }
 
+    // Small ones stand together: padding is multiplied by the number of connections.
     package internal(set) var phase: Phase = .closed
-    package internal(set) var generation: UInt32 = 0
     package internal(set) var role: PeerRole = .client
+    /// The shell was told that there is something to send.
+    var isDirty = false
+    /// A PING is unanswered.
+    var pingOutstanding = false
+    package internal(set) var generation: UInt32 = 0
     /// Known from WELCOME on.
     var account: UInt64 = 0
 
@@ -49,14 +54,10 @@ package struct Connection {
     var stagedBytes: UInt32 = 0
     /// Control bytes that were handed to the shell and not yet sealed.
     var controlBytes = 0
-    /// The shell was told that there is something to send.
-    var isDirty = false
     /// When the socket last took something while bytes were waiting; nil with nothing waiting.
     var waitingSinceMs: UInt64?
 
     var lastReceivedMs: UInt64 = 0
-    /// A PING is unanswered.
-    var pingOutstanding = false
     var unproductive = UnproductiveBudget()
 
     /// Whether TOKENS may come. By pattern: `==` of an enum from another module is a call.

@@ -116,6 +116,12 @@ package struct ShardMachine: ~Copyable {
         connections[slot].generation = generation
     }
 
+    /// Whether the connection has had a stream. What an idle connection holds is multiplied by
+    /// ten thousand: the shell keeps room only for those that were used.
+    package func hasHadStreams(_ connection: UInt32) -> Bool {
+        !connections[Int(connection)].slots.isEmpty
+    }
+
     /// What WELCOME says on this connection.
     package func welcome(_ connection: UInt32) -> WelcomeFrame {
         var frame = WelcomeFrame(
