@@ -237,6 +237,8 @@ struct BenchPlace: ParsableArguments {
     var generatorCpus: String?
     @Option(help: "How broker, bare relay and generator talk to the kernel: auto, ring or epoll.")
     var backend = "auto"
+    @Option(help: "Shards of the broker, 1 to 64; by default one for each of its processors.")
+    var shards: Int?
     @Option(help: "Folder of the built programs, by default that of this one.")
     var programs: String?
     @Option(help: "Folder of the peers' configurations, by default Benchmarks/peers.")
@@ -254,6 +256,9 @@ struct BenchPlace: ParsableArguments {
         case "epoll": choice = .epoll
         default: throw ValidationError("--backend must be auto, ring or epoll")
         }
+        if let shards, !(1...64).contains(shards) {
+            throw ValidationError("--shards must be 1 to 64")
+        }
         let all = ProcessorPlacement.allowed
         let first = all.first ?? 0
         let target = try targetCpus.map(processors) ?? [first]
@@ -262,7 +267,8 @@ struct BenchPlace: ParsableArguments {
             try generatorCpus.map(processors) ?? (others.isEmpty ? target : Array(others.prefix(1)))
         return try Rig(
             programs: programs ?? Self.ownFolder, configurations: peers ?? Self.configurations,
-            targetProcessors: target, generatorProcessors: generator, backend: choice)
+            targetProcessors: target, generatorProcessors: generator, backend: choice,
+            shards: shards)
     }
 
     /// Children inherit it. A session's group of the scheduler weighs by its own number.

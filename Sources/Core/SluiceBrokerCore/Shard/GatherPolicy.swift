@@ -47,7 +47,7 @@ package struct GatherPolicy: Sendable {
         let framesWanted = Self.framesMin * elapsedUs / UInt64(Self.gatherUs)
         let busyPercent = (processorUs - self.processorUs) * 100 / max(elapsedUs, 1)
         if isGathering {
-            isGathering = busyPercent >= Self.endsBusyPercent && frames * 2 >= framesWanted
+            isGathering = busyPercent >= Self.endsBusyPercent && frames * 3 >= framesWanted * 2
         } else {
             isGathering = busyPercent >= Self.beginsBusyPercent && frames >= framesWanted
         }

@@ -13,6 +13,8 @@ package final class Rig {
     package let targetProcessors: [Int]
     package let generatorProcessors: [Int]
     package let backend: BackendChoice
+    /// Shards of the broker; nil: one for each processor that it may use.
+    package let shards: Int?
 
     /// Files of this rig, on the disk and on tmpfs.
     let home: URL
@@ -27,13 +29,14 @@ package final class Rig {
 
     package init(
         programs: String, configurations: String, targetProcessors: [Int],
-        generatorProcessors: [Int], backend: BackendChoice
+        generatorProcessors: [Int], backend: BackendChoice, shards: Int? = nil
     ) throws {
         self.programs = programs
         self.configurations = configurations
         self.targetProcessors = targetProcessors
         self.generatorProcessors = generatorProcessors
         self.backend = backend
+        self.shards = shards
         let name = "sluice-bench-\(getpid())"
         let files = FileManager.default
         home = files.temporaryDirectory.appendingPathComponent(name)

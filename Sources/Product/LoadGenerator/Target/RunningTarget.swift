@@ -90,7 +90,7 @@ package final class RunningTarget {
                 "--run", run, "--directory", directory, "--certificate", rig.certificate,
                 "--private-key", rig.privateKey, "--port", "0", "--backend",
                 rig.backend == .automatic ? "auto" : rig.backend.rawValue, "--parent-pipe",
-            ], rig)
+            ] + (rig.shards.map { ["--shards", "\($0)"] } ?? []), rig)
         started.reverse()
         processes.reverse()
         clientPort = try broker.awaitPort(target: name)
