@@ -169,7 +169,7 @@ let modules: [Module] = [
         .command, "sluice",
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "LinuxIO", "TLSEngine",
-            "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
+            "SharedMemory", "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
             "Telemetry",
         ],
         packages: [argumentParser]),

@@ -9,9 +9,11 @@ struct Entry: AsyncParsableCommand {
         abstract: "Route inference tasks from clients to those who own the GPUs.",
         version: "0.1.0",
         subcommands: [
-            DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
+            DevCommand.self, AskCommand.self, RecordsCommand.self, TaskCommand.self,
+            UsageCommand.self, SuppliersCommand.self, CertsCommand.self,
             KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
             SupplierCommand.self, LedgerCommand.self, StatusCommand.self, TopCommand.self,
+            DrainCommand.self,
             MetricsCommand.self, BenchCommand.self,
         ])
 }

@@ -8,6 +8,8 @@ struct Listing {
         case text(String)
         case texts([String])
         case number(UInt64)
+        /// Nil = there is none.
+        case optionalNumber(UInt64?)
         case flag(Bool)
         case money(MicroUSD)
         /// Milliseconds since 1970; 0 = never.
@@ -45,6 +47,7 @@ struct Listing {
             case .text(let text): line.add(name, text)
             case .texts(let texts): line.add(name, texts)
             case .number(let number): line.add(name, number as UInt64?)
+            case .optionalNumber(let number): line.add(name, number)
             case .flag(let flag): line.add(name, flag)
             case .money(let amount): line.add(name + "MicroUSD", amount.rawValue as Int64?)
             case .timeMs(let ms): line.add(name + "Ms", ms as UInt64?)
@@ -58,6 +61,7 @@ struct Listing {
         case .text(let text): text.isEmpty ? "-" : text
         case .texts(let texts): texts.isEmpty ? "-" : texts.joined(separator: ",")
         case .number(let number): String(number)
+        case .optionalNumber(let number): number.map { String($0) } ?? "-"
         case .flag(let flag): flag ? "yes" : "no"
         case .money(let amount): (amount < 0 ? "-$" : "$") + DollarAmount.magnitude(amount)
         case .timeMs(0): "-"

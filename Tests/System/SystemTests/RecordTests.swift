@@ -103,6 +103,33 @@ extension SystemSuite {
             #expect(result.objects.last?.number("outputTokens") == 80)
         }
 
+        @Test("sluice drain ends the broker after its streams; its task is explained from records")
+        func drainCommand() async throws {
+            let deployment = try await Deployment()
+            let data = ["--data", deployment.data.path, "--json"]
+            let asking = try deployment.startAsk("demo", ["--max-tokens", "80", "--json"])
+            try await until("the first chunks") { asking.objects.count >= 2 }
+            let broker = Int(deployment.pid("broker"))
+            let drained = try await Program("sluice", ["drain"] + data).finish()
+            #expect(drained.status == 0, "\(drained.errors)")
+            #expect(drained.objects.first?.text("state") == "ended")
+            #expect(drained.objects.first?.number("pid") == broker)
+            #expect(try await asking.finish().status == 0)
+            _ = try await deployment.awaitSettled(atLeast: 1)
+            let record = try #require(
+                try await Program("sluice", ["records"] + data).finish().objects.last)
+            let task = try #require(record.text("taskID"))
+            let explained = try await Program("sluice", ["task", task] + data).finish()
+            #expect(explained.objects.first?.text("status") == "completed")
+            #expect(explained.objects.first?.number("outputTokens") == 80)
+            #expect(explained.objects.first?.text("winReason") == "onlyFree")
+            let usage = try await Program("sluice", ["usage", "--by", "account"] + data).finish()
+            #expect(usage.objects.first?.number("outputTokens") == 80)
+            let unknown = String(repeating: "0", count: 32)
+            let missing = try await Program("sluice", ["task", unknown] + data).finish()
+            #expect(missing.status == 1 && missing.errors.contains("no record knows"))
+        }
+
         @Test("prompt, answer and key are in no file, log or crash output")
         func canary() async throws {
             let deployment = try await Deployment()

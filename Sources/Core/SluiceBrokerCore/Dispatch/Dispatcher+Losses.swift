@@ -1,3 +1,4 @@
+import SluiceRecordFormat
 package import SluiceWire
 
 // Why offers did not win.

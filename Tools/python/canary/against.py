@@ -1,0 +1,55 @@
+"""The same question to somebody's own deployment: tasks are sent, then what is named is searched."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import pathlib
+from typing import TYPE_CHECKING
+
+from faults.cases import check
+from sluice import Client
+from sluice.client import TaskFailed
+
+from .media import Search
+from .needles import Canaries
+
+if TYPE_CHECKING:
+    from .main import Outcome
+
+_BARRIER_SECONDS = 5.0
+
+
+async def against(options: argparse.Namespace, outcome: Outcome) -> None:
+    """Sends canaries through a broker with a client's key, complete and cancelled, and searches
+    the directories and processes named. What its suppliers keep is theirs to search."""
+    check(bool(options.ca and options.key_file and options.model),
+          "--broker needs --ca FILE, --key-file FILE and at least one --model NAME")
+    check(bool(options.search or options.pid),
+          "name what is to be searched: --search PATH (data and run directories, logs), --pid N")
+    host, _, port = options.broker.rpartition(":")
+    canaries = Canaries()
+    key = pathlib.Path(options.key_file).read_text().split("\n")[0].strip()
+    async with await Client.connect(host, int(port), ca_file=options.ca, key=key) as client:
+        for model in options.model:
+            for number in range(3):
+                name = f"{model}, {'cancelled' if number == 2 else 'whole'}"
+                prompt = canaries.new(f"prompt of {name}")
+                task = await client.submit(model, prompt, max_output_tokens=256)
+                try:
+                    if number == 2:
+                        async for _ in task:
+                            break
+                        task.cancel()
+                    result = await task.finished()
+                    outcome.ends[name] = result.code.label
+                except TaskFailed as failure:
+                    outcome.ends[name] = failure.code.label
+    await asyncio.sleep(_BARRIER_SECONDS)
+    search = Search(canaries)
+    for path in options.search:
+        search.directory(path)
+    for pid in options.pid:
+        search.memory(pid, "process")
+    outcome.take(search)
+    check(bool(search.media), "nothing of what was named could be searched")
