@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import concurrent.futures
 import json
 import os
 import pathlib
-import signal
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -208,6 +209,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--list", action="store_true", help="name the floods")
     parser.add_argument("--seconds", type=float, default=30, help="of each flood, from 1 on")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="floods at once; their latencies then disturb each other")
     parser.add_argument("--backend", default="auto", choices=["auto", "ring", "epoll"])
     parser.add_argument("--programs", help="directory of the programs",
                         default=os.environ.get("SLUICE_PROGRAMS")
@@ -237,10 +240,12 @@ def main() -> int:
     if not arguments.json:
         print("        flood                   sent  neighbours' p99, quiet → beside the flood"
               "                          memory; what the offender saw; what was counted")
-    for name in chosen:
-        result = _run(FLOODS[name], arguments)
-        failed += result["verdict"] == "failed"
-        _show(result, arguments.json)
+    with concurrent.futures.ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
+        jobs = [pool.submit(_run, FLOODS[name], arguments) for name in chosen]
+        for job in concurrent.futures.as_completed(jobs):
+            result = job.result()
+            failed += result["verdict"] == "failed"
+            _show(result, arguments.json)
     if not arguments.json:
         print(f"floods: {len(chosen) - failed} held, {failed} FAILED")
     return 1 if failed else 0
