@@ -31,7 +31,7 @@ _OFFENDER_SECONDS = 20.0  # beyond its time, until it has seen what it still mus
 # What a gauge or the neighbours themselves change says nothing of the offender.
 _SHOWN = ("connectionsAccepted", "connectionsCut", "handshakesCompleted", "handshakesFailed",
           "protocolErrors", "tasksAccepted", "tasksEnded", "tasksCompleted",
-          "tasksRefused", "cancelsSent", "readersStalled", "lateFramesIgnored")
+          "tasksRefused", "readersStalled", "lateFramesIgnored")
 
 
 def memory_bound(before: int, connections: int) -> int:
