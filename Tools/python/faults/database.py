@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sqlite3
 
-from .cases import case, check
+from throwaway.postgres import Missing, Postgres
+
+from .cases import Skipped, case, check
 from .deployment import Deployment
 from .load import Load
 from .storage import unbroken
@@ -97,3 +100,39 @@ async def sidecar_killed(deployment: Deployment) -> str:
     load.check_recorded()
     check(set(load.codes) == {"completed"}, f"tasks ended otherwise: {dict(load.codes)}")
     return f"5 kills; {counts.accepted} accepted = {counts.final} final, none twice"
+
+
+@case(f"PostgreSQL, which has the store, is stopped as in a crash for {_LOCK_SECONDS:g} s and "
+      "started again",
+      "streams and admission go on, records wait in segments, the sidecar takes the store up again "
+      "by itself, accepted = final", seconds=40)
+async def postgres_stopped(deployment: Deployment) -> str:
+    """A server of the case's own, on a socket in a directory that is removed with it."""
+    try:
+        server = await asyncio.to_thread(Postgres().__enter__)
+    except Missing as reason:
+        raise Skipped(str(reason)) from None
+    os.environ["SLUICE_STORE"] = server.url
+    try:
+        await deployment.start()
+        async with Load(deployment) as load:
+            await deployment.until(lambda: load.completed_count > 20, 10, "20 answers")
+            await asyncio.to_thread(server.stop)
+            before = load.completed_count
+            await asyncio.sleep(_LOCK_SECONDS)
+            during = load.completed_count - before
+            unbroken(deployment.sidecar)
+            unbroken(deployment.broker)
+            await asyncio.to_thread(server.start)
+            check(during > 20, f"only {during} answers while the store was away")
+            await load.stop()
+        counts = await deployment.settled(25)
+        load.check_recorded()
+        unbroken(deployment.sidecar)
+        check(set(load.codes) == {"completed"}, f"tasks ended otherwise: {dict(load.codes)}")
+        return (f"{during} answers while the store was away; {counts.accepted} accepted = "
+                f"{counts.final} final")
+    finally:
+        for program in deployment.programs:
+            program.kill()
+        await asyncio.to_thread(server.__exit__, None, None, None)

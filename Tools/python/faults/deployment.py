@@ -21,7 +21,7 @@ from .cases import PATIENCE, Failed, check
 _START_SECONDS = 10.0
 _STATISTICS_BLOCK = 16_384
 # The first counters of the statistics page, in their order (`Protocol/Files.md`).
-_COUNTERS = (
+COUNTERS = (
     "connectionsAccepted", "connectionsOpen", "connectionsRefused", "connectionsCut",
     "handshakesCompleted", "handshakesFailed", "suppliersConnected", "offersOpen", "slotsGranted",
     "slotsInUse", "slotsQuarantined", "tasksAccepted", "tasksOpen", "tasksQueued", "tasksEnded",
@@ -209,6 +209,11 @@ class Deployment:
             path.write_text(token + "\n")
             path.chmod(0o600)
 
+    def issue(self, account: str) -> str:
+        """A client key of another account."""
+        return str(json.loads(self._command(
+            "key", "issue", "--data", str(self.data), "--account", account))["secret"])
+
     @property
     def ca_file(self) -> str:
         """What peers trust."""
@@ -287,6 +292,11 @@ class Deployment:
         await asyncio.sleep(0.2)  # until the broker has the offer
         return silent
 
+    def start_module(self, name: str, module: str, *arguments: str) -> Program:
+        """Starts a Python program of these tools."""
+        return self._start(name, [sys.executable, "-m", module, *arguments],
+                           cwd=str(pathlib.Path(__file__).resolve().parents[1]))
+
     async def start_idle_client(self, prefix: Sequence[str] = ()) -> Program:
         """Starts a process that holds a client connection and does nothing with it."""
         key_file = self.certificates / "client.key"
@@ -351,7 +361,7 @@ class Deployment:
         path = self.run / f"{self.instance:016x}" / "statistics"
         content = path.read_bytes()
         shards = len(content) // _STATISTICS_BLOCK - 1
-        offset = _COUNTERS.index(name) * 8
+        offset = COUNTERS.index(name) * 8
         return sum(struct.unpack_from("<Q", content, (shard + 1) * _STATISTICS_BLOCK + offset)[0]
                    for shard in range(shards))
 

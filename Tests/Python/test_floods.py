@@ -1,0 +1,71 @@
+"""The command `Tools/floods` itself; what it finds is its own business."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from support import ROOT
+
+COMMAND = str(ROOT / "Tools" / "floods")
+PROGRAMS = os.environ.get("SLUICE_PROGRAMS") or str(ROOT / ".build" / "release")
+
+sys.path.insert(0, str(ROOT / "Tools" / "python"))
+
+from faults.cases import Failed  # noqa: E402
+from floods.kinds import FLOODS  # noqa: E402
+from floods.main import _check_met  # noqa: E402
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, COMMAND, *arguments], capture_output=True, text=True)
+
+
+class CommandTests(unittest.TestCase):
+    def test_list_names_every_flood_with_how_it_is_met(self) -> None:
+        listed = run("--list")
+        self.assertEqual(listed.returncode, 0)
+        self.assertEqual(len(listed.stdout.splitlines()), len(FLOODS))
+
+    def test_an_unknown_flood_is_wrong_use(self) -> None:
+        self.assertEqual(run("no-such-flood").returncode, 2)
+
+    def test_missing_programs_are_wrong_use(self) -> None:
+        with tempfile.TemporaryDirectory() as empty:
+            self.assertEqual(run("pings", "--programs", empty).returncode, 2)
+
+    def test_a_flood_lasts_a_second_at_least(self) -> None:
+        self.assertEqual(run("pings", "--seconds", "0").returncode, 2)
+
+
+class JudgementTests(unittest.TestCase):
+    def test_a_flood_that_no_counter_shows_fails(self) -> None:
+        with self.assertRaises(Failed):
+            _check_met(FLOODS["pings"], 1, {"flood": 1}, {"protocolErrors": 1})
+
+    def test_a_flood_whose_offender_is_not_cut_fails(self) -> None:
+        with self.assertRaises(Failed):
+            _check_met(FLOODS["pings"], 1, {}, {"protocolErrors": 1, "connectionsCut": 1})
+
+    def test_what_takes_time_is_asked_of_long_floods_alone(self) -> None:
+        counted = {"tasksAccepted": 1}
+        _check_met(FLOODS["slow-readers"], 5, {}, counted)
+        with self.assertRaises(Failed):
+            _check_met(FLOODS["slow-readers"], 60, {}, counted)
+
+
+@unittest.skipUnless(os.access(os.path.join(PROGRAMS, "sluice-broker"), os.X_OK), "no programs")
+class FloodTests(unittest.TestCase):
+    def test_a_flood_says_what_was_sent_counted_and_felt(self) -> None:
+        done = run("pings", "--json", "--seconds", "1")
+        result = json.loads(done.stdout)
+        self.assertEqual(result["verdict"], "held", result.get("reason"))
+        self.assertGreater(result["answers"]["flood"], 0)
+        for key in ("sent", "counted", "quiet", "beside", "memory"):
+            self.assertTrue(result[key], key)
+
+
+if __name__ == "__main__":
+    unittest.main()
