@@ -129,7 +129,7 @@ let modules: [Module] = [
         .product, "Sidecar",
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "LinuxIO",
-            "Store",
+            "TLSEngine", "Store",
         ]),
     Module(
         .product, "Broker",
@@ -161,7 +161,8 @@ let modules: [Module] = [
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["Store", "Sidecar"], packages: [argumentParser]),
+        .command, "sluice-sidecar", uses: ["TLSEngine", "Store", "Sidecar"],
+        packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
@@ -314,8 +315,8 @@ let testTargets: [Target] = [
     tests(
         "SidecarTests", in: "Product",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "Store",
-            "Sidecar", "sluice-sidecar", "RecordTestSupport",
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "SharedMemory", "TLSEngine",
+            "Store", "Sidecar", "sluice-sidecar", "RecordTestSupport",
         ],
         packages: [grdb]),
     tests(

@@ -57,7 +57,8 @@ class CoverageTests(unittest.TestCase):
 def verdicts(broker: Broker, port: int, names: set[str],
              patience: float = 1) -> dict[str, tuple[str, str]]:
     """What the cases find at a port, each with its detail."""
-    target = Target("127.0.0.1", port, broker.ca_file, KEY, tuple(TOKENS[:2]), patience)
+    target = Target("127.0.0.1", port, broker.ca_file, KEY, tuple(TOKENS[:2]), patience,
+                    prepaid=False)
     cases = [case for name, case in lab.CASES.items() if name in names]
     return {each.case.name: (each.verdict, each.detail)
             for each in main.run_all(cases, target, jobs=8)}

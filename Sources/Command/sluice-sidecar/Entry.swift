@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import Sidecar
 import Store
+import TLSEngine
 
 /// `sluice-sidecar`: makes the records of all brokers on this machine durable.
 @main struct Entry: ParsableCommand {
@@ -32,6 +33,16 @@ import Store
     @Option(help: "File whose first line names the database, in place of --store.")
     var storeFile: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "File of the master key under which journal segments are sealed.",
+            discussion: """
+                SLUICE_MASTER_KEY in the environment if not given; without either the segments \
+                are written in clear. After a change of the key give the new one first and the \
+                old one below it until the segments of before are applied.
+                """))
+    var masterKeyFile: String?
+
     @Option(help: "Most MiB of journal segments that may wait for the database.")
     var segmentBudgetMib: Int = 1_024
 
@@ -53,6 +64,8 @@ import Store
 
     func run() throws {
         var options = Sidecar.Options(dataDirectory: dataDirectory, runDirectory: runDirectory)
+        // First of all, so that OpenSSL takes its heap before the database's client uses it.
+        options.masterKeys = try masterKeys()
         options.store = try location()
         options.segmentBudgetBytes = segmentBudgetMib * 1_024 * 1_024
         let sidecar = Sidecar(options)
@@ -66,6 +79,22 @@ import Store
             try? FileHandle.standardOutput.write(contentsOf: Data("{\"event\":\"ready\"}\n".utf8))
         }
         throw ExitCode(end.rawValue)
+    }
+
+    private func masterKeys() throws -> MasterKeys? {
+        let source: MasterKeySource
+        if let masterKeyFile {
+            source = .file(masterKeyFile)
+        } else if ProcessInfo.processInfo.environment[MasterKeySource.variable] != nil {
+            source = .environment(MasterKeySource.variable)
+        } else {
+            return nil
+        }
+        do throws(SealingError) {
+            return try source.read()
+        } catch {
+            throw ValidationError(error.words)
+        }
     }
 
     private func location() throws -> StoreLocation {

@@ -81,6 +81,8 @@ package struct BrokerLimits: Sendable {
     package static let leaseAskPauseUs: UInt64 = 5_000
     /// What nobody needed for so long goes back to the wallet.
     package static let leaseIdleUs: UInt64 = 60_000_000
+    /// Between two asks for an account's reserve.
+    package static let leaseReservePauseUs: UInt64 = 5_000_000
     /// A renewal that was not answered is asked for again.
     package static let leaseRenewalPauseUs: UInt64 = 60_000_000
     /// Idempotency keys of one account, and how long they are kept after their tasks have ended.

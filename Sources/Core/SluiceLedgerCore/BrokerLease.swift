@@ -11,6 +11,8 @@ package struct BrokerLease: Equatable, Sendable {
     package static let lifetimeMs: UInt64 = 3_600_000
     /// Least that is asked for at once: smaller grants would be spent at once.
     package static let askMin: MicroUSD = 10_000
+    /// An account in use keeps what it spends in so many times 10 s: 5 minutes.
+    package static let reserveSpans: Int64 = 30
 
     package let account: UInt64
     package private(set) var granted: MicroUSD = 0
@@ -23,6 +25,8 @@ package struct BrokerLease: Equatable, Sendable {
     package private(set) var recalled: MicroUSD = 0
     /// Total that was asked for.
     package private(set) var wanted: MicroUSD = 0
+    /// Total that it would like to have, besides what somebody waits for.
+    package private(set) var reserve: MicroUSD = 0
     /// Wall clock; 0 = never granted.
     package private(set) var expiresAtMs: UInt64 = 0
     /// The wallet said that it has no more.
@@ -105,6 +109,22 @@ package struct BrokerLease: Equatable, Sendable {
         return true
     }
 
+    /// What shall be free while an account that cost `recentCost` in the last 10 s is in use, so
+    /// that its tasks go on while the store cannot answer.
+    package static func reserveTarget(recentCost: MicroUSD) -> MicroUSD {
+        let (target, isTooMuch) = recentCost.rawValue.multipliedReportingOverflow(
+            by: reserveSpans)
+        return isTooMuch ? MicroUSD(.max) : MicroUSD(max(0, target))
+    }
+
+    /// Sets the reserve that its next LEASE asks for to what `target` lacks. True if that is so
+    /// much, a quarter, that one is to be written for it.
+    package mutating func keepReserve(_ target: MicroUSD) -> Bool {
+        let missing = MicroUSD(max(0, target.rawValue - max(0, free.rawValue)))
+        reserve = missing > 0 ? granted.adding(missing) ?? MicroUSD(.max) : 0
+        return missing > 0 && missing.rawValue > target.rawValue / 4
+    }
+
     /// Nobody waits any more: asks for nothing beyond what it has.
     package mutating func withdrawAsk() {
         wanted = min(wanted, granted)
@@ -114,6 +134,6 @@ package struct BrokerLease: Equatable, Sendable {
     package func record(atUs: UInt64) -> LeaseRecord {
         LeaseRecord(
             account: account, wanted: wanted, returned: returned, spent: spent, held: held,
-            atUs: atUs)
+            atUs: atUs, reserve: reserve)
     }
 }

@@ -89,6 +89,18 @@ package struct Wallet: Equatable, Sendable {
         leases[index].wanted = record.wanted
         leases[index].expiresAtMs = nowMs + BrokerLease.lifetimeMs
         serve(nowMs: nowMs)
+        grantReserve(record.reserve, to: index)
+    }
+
+    /// What is left when nobody waits, up to an equal part of the balance for each open lease.
+    /// Nothing is recalled for it and it is not remembered: the instance asks again.
+    private mutating func grantReserve(_ reserve: MicroUSD, to index: Int) {
+        guard leases.allSatisfy({ $0.unmet == 0 }) else { return }
+        let part = balance.rawValue / Int64(leases.count) - leases[index].rest.rawValue
+        let granted = min(
+            reserve.rawValue - leases[index].granted.rawValue, available.rawValue, part)
+        guard granted > 0 else { return }
+        leases[index].granted.rawValue += granted
     }
 
     /// Money came (positive) or went (negative) by another posting than a task's. Callers check

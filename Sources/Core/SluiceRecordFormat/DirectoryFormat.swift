@@ -127,6 +127,7 @@ package struct BlockFileHeader: Equatable, Sendable {
         case directorySnapshot = 0x41
         case directoryChanges = 0x42
         case journalSegment = 0x43
+        case sealedSegment = 0x44
     }
 
     /// "SLCFILE1".

@@ -319,10 +319,13 @@ package struct LeaseRecord: Equatable, Sendable {
     package var held: MicroUSD
     /// Wall clock, microseconds since 1970.
     package var atUs: UInt64
+    /// Total that it would like to have been granted, so as to go on while nobody answers; nothing
+    /// is recalled for it.
+    package var reserve: MicroUSD
 
     package init(
         account: UInt64, wanted: MicroUSD, returned: MicroUSD, spent: MicroUSD, held: MicroUSD,
-        atUs: UInt64
+        atUs: UInt64, reserve: MicroUSD = 0
     ) {
         self.account = account
         self.wanted = wanted
@@ -330,16 +333,18 @@ package struct LeaseRecord: Equatable, Sendable {
         self.spent = spent
         self.held = held
         self.atUs = atUs
+        self.reserve = reserve
     }
 
     /// Nil for another kind or a negative amount.
     package init?(_ record: JournalRecord) {
         let words = record.words
-        let amounts = (4...7).map { Int64(bitPattern: words[$0]) }
+        let amounts = [4, 5, 6, 7, 9].map { Int64(bitPattern: words[$0]) }
         guard record.kind == .lease, amounts.allSatisfy({ $0 >= 0 }) else { return nil }
         self.init(
             account: words[3], wanted: MicroUSD(amounts[0]), returned: MicroUSD(amounts[1]),
-            spent: MicroUSD(amounts[2]), held: MicroUSD(amounts[3]), atUs: words[8])
+            spent: MicroUSD(amounts[2]), held: MicroUSD(amounts[3]), atUs: words[8],
+            reserve: MicroUSD(amounts[4]))
     }
 
     package var record: JournalRecord {
@@ -350,6 +355,7 @@ package struct LeaseRecord: Equatable, Sendable {
         record.words[6] = UInt64(bitPattern: spent.rawValue)
         record.words[7] = UInt64(bitPattern: held.rawValue)
         record.words[8] = atUs
+        record.words[9] = UInt64(bitPattern: reserve.rawValue)
         return record
     }
 }

@@ -18,6 +18,7 @@ package enum Development {
         let lock = try takeLock(home)
         let isLocal = ["127.0.0.1", "::1", "localhost"].contains(options.host)
         try home.certificates.make(names: isLocal ? [] : [options.host], replace: !isLocal)
+        try home.makeMasterKey()
         let keys = try DevelopmentKeys.openOrMake(home)
         let run = home.runDirectory
         if !run.isOnTmpfs {

@@ -29,10 +29,29 @@ package struct DevelopmentHome: Sendable {
     package var storeLocation: StoreLocation {
         .ofDirectory(path, environment: ProcessInfo.processInfo.environment)
     }
+    /// The master key that `sluice dev` makes, mode 0600.
+    package var masterKeyPath: String { path + "/master.key" }
+    /// That file, unless the environment has the key.
+    var masterKeyFile: String? {
+        ProcessInfo.processInfo.environment[MasterKeySource.variable] == nil
+            ? masterKeyPath : nil
+    }
     /// Held by a running `sluice dev`.
     package var lockPath: String { path + "/dev.lock" }
     /// Credentials, as the broker reads them.
     package var directoryPath: String { path + "/directory" }
+
+    /// Makes the master key that is missing.
+    func makeMasterKey() throws(DevelopmentError) {
+        guard let file = masterKeyFile, !FileManager.default.fileExists(atPath: file) else {
+            return
+        }
+        do throws(SealingError) {
+            try MasterKeySource.makeFile(file)
+        } catch {
+            throw .file(file, reason: error.words)
+        }
+    }
 
     /// The database of a data directory that may not exist.
     package static func databasePath(in data: String) -> String { data + "/sluice.sqlite" }

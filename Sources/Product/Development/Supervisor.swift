@@ -195,6 +195,7 @@ package actor Supervisor {
             ]
         case .sidecar:
             ["--data", home.path, "--run", run.path, "--parent-pipe"]
+                + (home.masterKeyFile.map { ["--master-key-file", $0] } ?? [])
         case .worker:
             [
                 "--broker", "\(options.host):\(port)", "--ca", home.certificates.authority,

@@ -125,15 +125,16 @@ struct JournalCopier: ~Copyable {
                 SidecarLog.write(.instanceDamaged, [.instance: copy.reader.instance])
             }
         }
+        let before = log.writtenBytes
         guard try append(batch) else { return false }
         for (copy, sequence) in releases {
             copy.next = sequence + 1
             copy.reader.release(through: sequence)
         }
-        let end = log.end
+        let (end, written) = (log.end, log.writtenBytes - before)
         progress.update { state in
             state.end = end
-            state.segmentBytes += batch.count * RecordWords.byteCount
+            state.segmentBytes += written
             if isDrained {
                 state.drainedPass = begun
                 state.drainedEnd = end
@@ -205,9 +206,13 @@ struct JournalCopier: ~Copyable {
             // The segment that is being written is never deleted: end it, or a budget below its
             // size would never come free.
             do {
+                let before = log.writtenBytes
                 try log.rotate()
-                let end = log.end
-                progress.update { $0.end = end }
+                let (end, written) = (log.end, log.writtenBytes - before)
+                progress.update { state in
+                    state.end = end
+                    state.segmentBytes += written
+                }
             } catch .noSpace {}
             return false
         }

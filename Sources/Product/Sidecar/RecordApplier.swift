@@ -8,14 +8,13 @@ import Store
 /// and on the device, ends tasks and closes leases whose instance has vanished, and tells the
 /// directory what the store has committed. One thread owns it.
 struct RecordApplier: ~Copyable {
-    private static let recordsPerBatch = 4_096
     private static let lostCheckIntervalUs: UInt64 = 5_000_000
     /// Between two looks at what others have committed: less than the applying thread's longest
     /// sleep, so that each of its turns looks.
     private static let syncIntervalUs: UInt64 = 80_000
     private static let daysIntervalUs: UInt64 = 3_600_000_000
 
-    private let segmentDirectory: String
+    private let files: SegmentFiles
     private let runDirectory: String
     private let directory: String
     private let lostAfterUs: UInt64
@@ -47,17 +46,17 @@ struct RecordApplier: ~Copyable {
 
     /// Starts at the oldest segment; the store's cursors skip what it has.
     init(
-        segmentDirectory: String, options: Sidecar.Options, node: UInt64,
+        _ files: SegmentFiles, options: Sidecar.Options, node: UInt64,
         progress: SharedProgress
     ) throws(InstanceError) {
-        self.segmentDirectory = segmentDirectory
+        self.files = files
         runDirectory = options.runDirectory
         directory = Sidecar.Options.directoryPath(dataDirectory: options.dataDirectory)
         lostAfterUs = options.lostAfterUs
         location = options.store
         self.node = node
         self.progress = progress
-        let first = try SegmentFiles.numbers(segmentDirectory).first ?? 1
+        let first = try files.numbers().first ?? 1
         position = SegmentPosition(segment: first, offset: RecordWords.byteCount)
     }
 
@@ -72,7 +71,7 @@ struct RecordApplier: ~Copyable {
         let end = progress.snapshot.end
         if position >= end { return false }
         if position.segment < end.segment {
-            let size = try SegmentFiles.byteCount(segmentDirectory, position.segment)
+            let size = try files.byteCount(position.segment)
             if position.offset + RecordWords.byteCount > size { return try finishSegment() }
             return try apply(upTo: size)
         }
@@ -80,8 +79,7 @@ struct RecordApplier: ~Copyable {
     }
 
     private mutating func apply(upTo limit: Int) throws(InstanceError) -> Bool {
-        let end = min(limit, position.offset + Self.recordsPerBatch * RecordWords.byteCount)
-        let records = try SegmentFiles.records(segmentDirectory, from: position, to: end)
+        let (records, next) = try files.records(from: position, before: limit)
         do {
             // An unknown outcome is no different from a failure: the next try begins at the
             // store's cursors and does what is left.
@@ -93,7 +91,7 @@ struct RecordApplier: ~Copyable {
             return false
         }
         recovered()
-        position.offset = end
+        position.offset = next
         syncDirectory()
         return true
     }
@@ -107,11 +105,11 @@ struct RecordApplier: ~Copyable {
             return false
         }
         recovered()
-        let path = SegmentFiles.path(segmentDirectory, position.segment)
-        let size = try SegmentFiles.byteCount(segmentDirectory, position.segment)
+        let path = files.path(position.segment)
+        let size = try files.byteCount(position.segment)
         try LocalFileSystem.remove(path)
         progress.update { $0.segmentBytes -= size }
-        let following = try SegmentFiles.numbers(segmentDirectory)
+        let following = try files.numbers()
         position = SegmentPosition(
             segment: following.first { $0 > position.segment } ?? position.segment + 1,
             offset: RecordWords.byteCount)

@@ -1,63 +1,78 @@
-import SharedMemory
-import SluiceRecordFormat
+package import SharedMemory
+package import SluiceRecordFormat
+import TLSEngine
 
 /// A place in the journal on disk: a segment's number and a byte offset in it.
-struct SegmentPosition: Comparable, Sendable {
-    var segment: UInt64
-    var offset: Int
+package struct SegmentPosition: Comparable, Sendable {
+    package var segment: UInt64
+    package var offset: Int
 
-    static func < (left: SegmentPosition, right: SegmentPosition) -> Bool {
+    package init(segment: UInt64, offset: Int) {
+        self.segment = segment
+        self.offset = offset
+    }
+
+    package static func < (left: SegmentPosition, right: SegmentPosition) -> Bool {
         (left.segment, left.offset) < (right.segment, right.offset)
     }
 }
 
-/// The durable journal: `segment-N` files that hold the records of all instances as they came,
-/// each with its CRC-32C. One thread of one process appends.
-struct SegmentLog: ~Copyable {
+/// The durable journal: `segment-N` files that hold the records of all instances as they came:
+/// sealed under a data key of each file, or each with its CRC-32C where there is no master key.
+/// One thread of one process appends.
+package struct SegmentLog: ~Copyable {
     /// A segment that has grown to this size is followed by the next one.
-    static let segmentBytesDefault = 16 * 1_024 * 1_024
+    package static let segmentBytesDefault = 16 * 1_024 * 1_024
 
-    private let directory: String
+    private let files: SegmentFiles
     private let segmentBytes: Int
     private var current: LocalFile
+    /// The current segment's data key; nil for one in clear.
+    private var key: SealingKey?
     /// Behind the last durable record.
-    private(set) var end: SegmentPosition
+    package private(set) var end: SegmentPosition
     /// Highest durable sequence of every instance that stands in a segment.
-    private(set) var lastSequences: [UInt64: UInt64]
-    /// Blocks inside the log whose checksum does not hold; they are passed over.
-    private(set) var damagedCount: Int
+    package private(set) var lastSequences: [UInt64: UInt64]
+    /// Places inside the log that were changed; they are passed over.
+    package private(set) var damagedCount: Int
+    /// Bytes written since the log was opened, headers included.
+    private(set) var writtenBytes = 0
 
-    /// Opens the log, making the directory if need be. What stands behind the last intact record
-    /// of the last segment was never acknowledged and is cut off.
-    init(directory: String, segmentBytes: Int = segmentBytesDefault) throws(InstanceError) {
-        try LocalFileSystem.makeDirectory(directory)
-        _ = try LocalFile.openDirectory(directory)
+    /// Opens the log, whose directory exists. What stands behind the last intact record of the
+    /// last segment was never acknowledged and is cut off. The keys must have been checked.
+    package init(
+        _ files: SegmentFiles, segmentBytes: Int = segmentBytesDefault
+    ) throws(InstanceError) {
         var lastSequences: [UInt64: UInt64] = [:]
         var damagedCount = 0
-        var numbers = try SegmentFiles.numbers(directory)
+        var numbers = try files.numbers()
         // A segment whose header was not finished holds nothing.
-        if let last = numbers.last, try !SegmentFiles.hasHeader(directory, last) {
-            try LocalFileSystem.remove(SegmentFiles.path(directory, last))
+        if let last = numbers.last, try files.state(last) == nil,
+            try files.byteCount(last) <= RecordWords.byteCount
+        {
+            try LocalFileSystem.remove(files.path(last))
             numbers.removeLast()
         }
         var tail = RecordWords.byteCount
         for number in numbers {
-            let scan = try SegmentFiles.scan(directory, number)
+            let scan = try files.scan(number)
             lastSequences.merge(scan.lastSequences) { max($0, $1) }
             damagedCount += scan.damagedCount
             tail = scan.end
         }
-        let number = numbers.last ?? 1
-        let current: LocalFile
-        if numbers.isEmpty {
-            current = try SegmentFiles.create(directory, number)
+        var number = numbers.last ?? 1
+        let state = numbers.isEmpty ? nil : try files.state(number)
+        if state != nil { try files.openForAppend(number).truncate(byteCount: tail) }
+        if let state, state.mayContinue {
+            key = state.key
         } else {
-            current = try SegmentFiles.openForAppend(directory, number)
-            try current.truncate(byteCount: tail)
+            if !numbers.isEmpty { number += 1 }
+            key = try files.create(number)
+            tail = RecordWords.byteCount
         }
-        self.directory = directory
+        current = try files.openForAppend(number)
+        self.files = files
         self.segmentBytes = segmentBytes
-        self.current = current
         self.lastSequences = lastSequences
         self.damagedCount = damagedCount
         end = SegmentPosition(segment: number, offset: tail)
@@ -65,131 +80,70 @@ struct SegmentLog: ~Copyable {
 
     /// Appends records and waits until they are on the device. `noSpace` leaves the log as it was;
     /// `system(.sync, _)` is final: the process must end, its successor reads what is there.
-    mutating func append(_ records: [JournalRecord]) throws(InstanceError) {
+    package mutating func append(_ records: [JournalRecord]) throws(InstanceError) {
         guard !records.isEmpty else { return }
         if end.offset >= segmentBytes { try rotate() }
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(records.count * RecordWords.byteCount)
-        for record in records { record.words.sealed.append(to: &bytes) }
+        var offset = end.offset
         do {
-            try current.write(bytes, at: end.offset)
+            if let key {
+                // Each block is durable before the next is written, so that only the last one can
+                // be torn.
+                var rest = records[...]
+                while !rest.isEmpty {
+                    let bytes = sealed(
+                        rest.prefix(SealedBlockHeader.recordCountMax), at: offset, key)
+                    try write(bytes, at: offset)
+                    offset += bytes.count
+                    rest = rest.dropFirst(SealedBlockHeader.recordCountMax)
+                }
+            } else {
+                var bytes: [UInt8] = []
+                bytes.reserveCapacity(records.count * RecordWords.byteCount)
+                for record in records { record.words.sealed.append(to: &bytes) }
+                try write(bytes, at: offset)
+                offset += bytes.count
+            }
         } catch {
+            if case .system(.sync, _) = error { throw error }
             try current.truncate(byteCount: end.offset)
             throw error
         }
-        try current.synchronise()
-        end.offset += bytes.count
+        writtenBytes += offset - end.offset
+        end.offset = offset
         for record in records { lastSequences[record.instance] = record.sequence }
     }
 
     /// Ends the current segment, so that it may be deleted once it is applied.
-    mutating func rotate() throws(InstanceError) {
+    package mutating func rotate() throws(InstanceError) {
         guard end.offset > RecordWords.byteCount else { return }
-        current = try SegmentFiles.create(directory, end.segment + 1)
+        key = try files.create(end.segment + 1)
+        current = try files.openForAppend(end.segment + 1)
         end = SegmentPosition(segment: end.segment + 1, offset: RecordWords.byteCount)
-    }
-}
-
-/// Names and contents of segments, for the thread that appends and the one that reads.
-enum SegmentFiles {
-    private static let scanBytes = 8_192 * RecordWords.byteCount
-
-    struct Scan {
-        var lastSequences: [UInt64: UInt64] = [:]
-        var damagedCount = 0
-        /// Behind the last intact record.
-        var end = RecordWords.byteCount
+        writtenBytes += RecordWords.byteCount
     }
 
-    static func path(_ directory: String, _ number: UInt64) -> String {
-        let digits = String(number)
-        return directory + "/segment-" + String(repeating: "0", count: 12 - digits.count) + digits
+    private func write(_ bytes: [UInt8], at offset: Int) throws(InstanceError) {
+        try current.write(bytes, at: offset)
+        try current.synchronise()
     }
 
-    /// Segments, oldest first.
-    static func numbers(_ directory: String) throws(InstanceError) -> [UInt64] {
-        try LocalFileSystem.list(directory).compactMap { name in
-            name.hasPrefix("segment-") ? UInt64(name.dropFirst("segment-".count)) : nil
-        }.sorted()
-    }
-
-    static func create(
-        _ directory: String, _ number: UInt64
-    ) throws(InstanceError) -> LocalFile {
-        let file = try LocalFile.openForWriting(path(directory, number), create: true)
-        var header: [UInt8] = []
-        BlockFileHeader(kind: .journalSegment, number: number).words.append(to: &header)
-        try file.write(header, at: 0)
-        try file.synchronise()
-        try LocalFileSystem.synchronise(directory: directory)
-        return file
-    }
-
-    static func openForAppend(
-        _ directory: String, _ number: UInt64
-    ) throws(InstanceError) -> LocalFile {
-        try LocalFile.openForWriting(path(directory, number), create: false)
-    }
-
-    static func hasHeader(_ directory: String, _ number: UInt64) throws(InstanceError) -> Bool {
-        let file = try LocalFile.openForReading(path(directory, number))
-        let bytes = try file.read(byteCount: RecordWords.byteCount, at: 0)
-        guard let words = RecordWords(bytes.span), let header = BlockFileHeader(words) else {
-            return false
-        }
-        return header.kind == .journalSegment && header.number == number
-    }
-
-    static func byteCount(_ directory: String, _ number: UInt64) throws(InstanceError) -> Int {
-        try LocalFile.openForReading(path(directory, number)).byteCount()
-    }
-
-    static func scan(_ directory: String, _ number: UInt64) throws(InstanceError) -> Scan {
-        var scan = Scan()
-        var bad = 0
-        var offset = RecordWords.byteCount
-        let file = try LocalFile.openForReading(path(directory, number))
-        while true {
-            let blocks = try readBlocks(file, at: offset, byteCount: scanBytes)
-            if blocks.isEmpty { return scan }
-            for words in blocks {
-                offset += RecordWords.byteCount
-                guard words.isIntact else {
-                    bad += 1
-                    continue
-                }
-                // Damage counts only when something intact follows: else it is the torn tail.
-                scan.damagedCount += bad
-                bad = 0
-                scan.end = offset
-                let record = JournalRecord(words: words)
-                scan.lastSequences[record.instance] = max(
-                    scan.lastSequences[record.instance] ?? 0, record.sequence)
-            }
-        }
-    }
-
-    /// Intact records of one segment from `offset` on, up to `end`.
-    static func records(
-        _ directory: String, from position: SegmentPosition, to end: Int
-    ) throws(InstanceError) -> [JournalRecord] {
-        let file = try LocalFile.openForReading(path(directory, position.segment))
-        return try readBlocks(file, at: position.offset, byteCount: end - position.offset)
-            .filter { $0.isIntact }.map { words in
-                var plain = words
-                plain[0] &= 0xFFFF_FFFF
-                return JournalRecord(words: plain)
-            }
-    }
-
-    private static func readBlocks(
-        _ file: borrowing LocalFile, at offset: Int, byteCount: Int
-    ) throws(InstanceError) -> [RecordWords] {
-        let bytes = try file.read(byteCount: byteCount, at: offset)
-        let count = bytes.count / RecordWords.byteCount
-        return (0..<count).compactMap { block in
-            let start = block * RecordWords.byteCount
-            return RecordWords(bytes.span.extracting(start..<start + RecordWords.byteCount))
-        }
+    /// Header and ciphertext. Each seal draws a nonce of its own, so that a place that is written
+    /// again, after a cut or a full disk, is not sealed with the one that it had.
+    private func sealed(
+        _ records: ArraySlice<JournalRecord>, at offset: Int, _ key: SealingKey
+    ) -> [UInt8] {
+        var header = SealedBlockHeader(
+            segment: end.segment, offset: offset, recordCount: records.count)
+        var plain: [UInt8] = []
+        plain.reserveCapacity(header.bodyBytes)
+        for record in records { record.words.append(to: &plain) }
+        let box = key.seal(plain, associated: header.associated)
+        header.nonce = Array(box.prefix(SealedBlockHeader.nonceBytes))
+        header.tag = Array(box.suffix(SealedBlockHeader.tagBytes))
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(RecordWords.byteCount + header.bodyBytes)
+        header.words.append(to: &bytes)
+        bytes += box[header.nonce.count..<box.count - header.tag.count]
+        return bytes
     }
 }

@@ -2,6 +2,7 @@ import Dispatch
 import Foundation
 import SharedMemory
 package import Store
+package import TLSEngine
 
 /// The process beside the broker that makes its records durable: rings → segments → store.
 ///
@@ -28,6 +29,8 @@ package struct Sidecar: Sendable {
         /// A task is lost when its instance is gone and this time has passed since it was
         /// accepted: the longest deadline and a minute.
         package var lostAfterUs: UInt64 = 660_000_000
+        /// Seal the segments; nil = they are written in clear.
+        package var masterKeys: MasterKeys?
         /// How long the end waits for the store; what is not applied stays in segments.
         package var stopWaitMs: UInt64 = 5_000
 
@@ -91,10 +94,14 @@ package struct Sidecar: Sendable {
                 path: options.runDirectory + "/.reader", create: true)
             defer { _ = readerLock }
             return try work(onReady)
-        } catch .locked {
+        } catch let failure as SegmentFiles.KeyFailure {
+            SidecarLog.write(Self.event(failure.reason), [.segment: failure.segment])
+            return .unusable
+        } catch InstanceError.locked {
             SidecarLog.write(.alreadyRunning)
             return .unusable
         } catch {
+            let error = error as? InstanceError ?? .interrupted
             var event = SidecarEvent.fileFailed
             if case .system(.sync, _) = error { event = .syncFailed }
             SidecarLog.write(event, [.code: UInt64(error.systemCode)])
@@ -102,22 +109,36 @@ package struct Sidecar: Sendable {
         }
     }
 
-    private func work(_ onReady: () -> Void) throws(InstanceError) -> Exit {
-        let segmentDirectory = options.dataDirectory + "/journal"
-        let log = try SegmentLog(directory: segmentDirectory, segmentBytes: options.segmentBytes)
+    /// A sealed segment that cannot be opened is no damage: without its key nothing is touched.
+    private static func event(_ reason: SealingError) -> SidecarEvent {
+        switch reason {
+        case .keyMissing, .keyUnreadable, .keyExposed, .keyMalformed: .masterKeyMissing
+        case .keyUnknown: .masterKeyUnknown
+        case .forged: .segmentForged
+        }
+    }
+
+    private func work(_ onReady: () -> Void) throws -> Exit {
+        let files = SegmentFiles(
+            directory: options.dataDirectory + "/journal", masterKeys: options.masterKeys)
+        try LocalFileSystem.makeDirectory(files.directory)
+        _ = try LocalFile.openDirectory(files.directory)
+        try files.checkKeys()
+        if options.masterKeys == nil { SidecarLog.write(.segmentsInClear) }
+        let log = try SegmentLog(files, segmentBytes: options.segmentBytes)
         if log.damagedCount > 0 {
             SidecarLog.write(.segmentsDamaged, [.count: UInt64(log.damagedCount)])
         }
-        let numbers = try SegmentFiles.numbers(segmentDirectory)
+        let numbers = try files.numbers()
         var segmentBytes = 0
         for number in numbers {
-            segmentBytes += try SegmentFiles.byteCount(segmentDirectory, number)
+            segmentBytes += try files.byteCount(number)
         }
         var copier = JournalCopier(
             runDirectory: options.runDirectory, log: log, segmentBytes: segmentBytes,
             budgetBytes: options.segmentBudgetBytes, progress: progress)
         let applier = try RecordApplier(
-            segmentDirectory: segmentDirectory, options: options,
+            files, options: options,
             node: try NodeNumber.openOrMake(dataDirectory: options.dataDirectory),
             progress: progress)
         SidecarLog.write(

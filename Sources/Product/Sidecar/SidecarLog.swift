@@ -5,6 +5,7 @@ import Foundation
 enum SidecarEvent: String {
     case started, stopping, stopped
     case instanceFound, instanceRemoved, instanceDamaged, sequenceGap
+    case segmentsInClear, masterKeyMissing, masterKeyUnknown, segmentForged
     case segmentsDamaged, diskFull, diskHasRoom, budgetUsed, syncFailed, fileFailed
     case storeBusy, storeFull, storeFailed, storeUnreachable, storeRefused, storeRecovered
     case tasksLost, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
@@ -13,7 +14,7 @@ enum SidecarEvent: String {
 
 /// Names of the numbers that accompany an event.
 enum SidecarField: String {
-    case instances, records, instance, expected, found, count, code, segments, bytes, duty
+    case instances, records, instance, expected, found, count, code, segments, bytes, duty, segment
 }
 
 /// Writes events to standard error.

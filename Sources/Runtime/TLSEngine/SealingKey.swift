@@ -16,6 +16,24 @@ package enum SealingError: Error, Equatable, Sendable {
     case forged
 }
 
+extension SealingError {
+    /// What is wrong and what to do, without a byte of a key.
+    package var words: String {
+        switch self {
+        case .keyMissing:
+            "there is no master key: give --master-key-file FILE or set SLUICE_MASTER_KEY; "
+                + "`sluice account person make-key FILE` makes one"
+        case .keyUnreadable(let number): "the master key cannot be read (errno \(number))"
+        case .keyExposed:
+            "others can read the master key, or it is not yours: chmod 600 it, and replace it"
+        case .keyMalformed: "the master key is not 64 hexadecimal digits a line"
+        case .keyUnknown:
+            "this was sealed under another master key; add that one below the first line"
+        case .forged: "what is stored was changed, or belongs elsewhere"
+        }
+    }
+}
+
 /// A key of AES-256-GCM. Its bytes lie in OpenSSL's heap, which wipes what is freed.
 ///
 /// Each seal takes a random nonce of 96 bits, so one key must seal no more than 2^32 times: data

@@ -233,6 +233,39 @@ import Testing
         #expect(rig.leases.last?.wanted == 1_000)
     }
 
+    @Test("an account in use asks ahead and keeps it for as long as it is used")
+    func reserve() {
+        var rig = rig()
+        rig.lease(7, granted: 10_000)
+        func use(_ rig: inout DispatchRig, seconds: Int) {
+            for _ in 0..<seconds {
+                let stream = rig.submit { terms, _ in terms.maxOutputTokens = 100 }
+                rig.end(stream, outputTokens: 100)
+                rig.pass(ms: 1_000)
+            }
+        }
+        use(&rig, seconds: 20)
+        // 100 a second: nobody waits, and yet it asks for the 30,000 of five minutes.
+        let ask = rig.leases.last
+        #expect(rig.counters.leaseWaits == 0)
+        #expect(ask?.wanted == 0)
+        #expect(ask.map { 25_000...33_000 ~= $0.reserve.rawValue - $0.spent.rawValue } == true)
+        let asks = rig.counters.leaseAsks
+        rig.lease(7, granted: 40_000)
+        // It is enough: no more asks, and though nobody needs all of it nothing goes back.
+        use(&rig, seconds: 60)
+        #expect(rig.counters.leaseAsks == asks)
+        #expect(rig.leases.allSatisfy { $0.returned == 0 })
+        // The store is away: four minutes more are admitted from what is there.
+        use(&rig, seconds: 240)
+        #expect(rig.refusals.isEmpty)
+        #expect(rig.ended.count == 320)
+        // Nobody uses it any more: all of it goes back.
+        rig.pass(ms: 200_000)
+        #expect(rig.leases.last.map { $0.returned.rawValue + $0.spent.rawValue } == 40_000)
+        #expect(rig.leases.last?.reserve == 0)
+    }
+
     @Test("a lease is renewed at half of its life; after its end nothing is admitted on it")
     func expiry() {
         var rig = rig()

@@ -50,7 +50,7 @@ import Testing
         for _ in 0..<400 {
             nowMs += 1_000
             let index = Int.random(in: 0..<brokers.count, using: &random)
-            switch Int.random(in: 0..<9, using: &random) {
+            switch Int.random(in: 0..<10, using: &random) {
             case 0, 1:
                 guard !brokers[index].isDead else { continue }
                 let hold = amount(&random)
@@ -89,6 +89,11 @@ import Testing
                 }
                 brokers[index].journal.removeFirst(count)
             case 7:
+                guard !brokers[index].isDead else { continue }
+                if brokers[index].lease.keepReserve(amount(&random)) {
+                    write(&brokers[index], nowMs)
+                }
+            case 8:
                 let change = Bool.random(using: &random) ? amount(&random) : -amount(&random)
                 do throws(LedgerError) {
                     try wallet.post(change, nowMs: nowMs)

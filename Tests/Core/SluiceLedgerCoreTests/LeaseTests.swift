@@ -5,9 +5,11 @@ import Testing
 
 @Suite struct LeaseTests {
     private func record(
-        wanted: MicroUSD, returned: MicroUSD = 0
+        wanted: MicroUSD, returned: MicroUSD = 0, reserve: MicroUSD = 0
     ) -> LeaseRecord {
-        LeaseRecord(account: 1, wanted: wanted, returned: returned, spent: 0, held: 0, atUs: 0)
+        LeaseRecord(
+            account: 1, wanted: wanted, returned: returned, spent: 0, held: 0, atUs: 0,
+            reserve: reserve)
     }
 
     private func granted(_ amount: MicroUSD, expiresAtMs: UInt64 = 1_000) -> BrokerLease {
@@ -88,6 +90,27 @@ import Testing
         #expect(!spent.needsRenewal(nowMs: BrokerLease.lifetimeMs))
     }
 
+    @Test func anAccountInUseKeepsFiveMinutesOfWhatItSpends() {
+        #expect(BrokerLease.reserveTarget(recentCost: 100) == 3_000)
+        #expect(BrokerLease.reserveTarget(recentCost: MicroUSD(.max)) == MicroUSD(.max))
+        var lease = granted(3_000)
+        #expect(lease.keepReserve(3_000) == false)
+        #expect(lease.record(atUs: 0).reserve == 0)
+        // A quarter may be missing before it is asked for.
+        #expect(lease.hold(750, nowMs: 0) == true)
+        #expect(lease.keepReserve(3_000) == false)
+        #expect(lease.hold(1, nowMs: 0) == true)
+        #expect(lease.keepReserve(3_000) == true)
+        #expect(lease.record(atUs: 0).reserve == 3_751)
+        #expect(lease.record(atUs: 0).wanted == 0)
+        // What is spent is not there any more; what nobody uses needs none.
+        lease.capture(cost: 500, held: 751)
+        #expect(lease.keepReserve(0) == false)
+        #expect(lease.record(atUs: 0).reserve == 0)
+        #expect(lease.keepReserve(MicroUSD(.max)) == true)
+        #expect(lease.record(atUs: 0).reserve == MicroUSD(.max))
+    }
+
     @Test func ourOwnFaultsTrap() async {
         await #expect(processExitsWith: .failure) {
             var lease = BrokerLease(account: 1)
@@ -105,6 +128,38 @@ import Testing
     }
 
     // MARK: The wallet's half
+
+    @Test func aReserveTakesWhatIsLeftAndNothingFromOthers() {
+        var wallet = Wallet(balance: 1_000)
+        wallet.apply(record(wanted: 100, reserve: 700), instance: 1, nowMs: 0)
+        #expect(wallet.leases[0].granted == 700)
+        let once = wallet
+        wallet.apply(record(wanted: 100, reserve: 700), instance: 1, nowMs: 0)
+        #expect(wallet == once)
+        // Of what is left, and no more than an equal part of the balance.
+        wallet.apply(record(wanted: 0, reserve: 900), instance: 2, nowMs: 0)
+        #expect(wallet.leases[1].granted == 300)
+        #expect(wallet.available == 0)
+        #expect(wallet.leases.allSatisfy { $0.recalled == 0 && !$0.isDry })
+        wallet.apply(record(wanted: 0, reserve: 5_000), instance: 1, nowMs: 0)
+        #expect(wallet.leases[0].granted == 700)
+    }
+
+    @Test func aReserveWaitsForThoseThatNeedMoney() {
+        var wallet = Wallet(balance: 1_000)
+        wallet.apply(record(wanted: 1_000), instance: 1, nowMs: 0)
+        wallet.apply(record(wanted: 400), instance: 2, nowMs: 0)
+        #expect(wallet.leases[0].recalled == 1_000)
+        // It returns what is recalled and would like to have it back: the other one is first.
+        wallet.apply(
+            record(wanted: 1_000, returned: 300, reserve: 2_000), instance: 1, nowMs: 0)
+        #expect(wallet.leases.map(\.granted) == [1_000, 300])
+        wallet.apply(
+            record(wanted: 1_000, returned: 1_000, reserve: 2_000), instance: 1, nowMs: 0)
+        #expect(wallet.leases.map(\.granted) == [1_500, 400])
+        #expect(wallet.leases.map(\.rest) == [500, 400])
+        #expect(wallet.available == 100)
+    }
 
     @Test func grantsWhatIsThereAndARepeatChangesNothing() {
         var wallet = Wallet(balance: 100)

@@ -6,6 +6,7 @@ import Sidecar
 import SluiceRecordFormat
 import SluiceWire
 import Store
+import TLSEngine
 import Testing
 
 @Suite(.serialized) struct SidecarTests {
@@ -76,6 +77,7 @@ import Testing
             attributes: [.posixPermissions: 0o700])
         var broker = try deployment.newBroker()
         let executable = try sidecarExecutable()
+        let masterKey = String(repeating: "5a", count: 32)
         func start() throws -> Process {
             let process = Process()
             process.executableURL = executable
@@ -84,6 +86,8 @@ import Testing
                 deployment.options.runDirectory,
             ]
             process.environment = deployment.environment
+            // One in clear and one sealed.
+            if isPostgres { process.environment?[MasterKeySource.variable] = masterKey }
             process.standardError = FileHandle.nullDevice
             try process.run()
             return process

@@ -60,7 +60,8 @@ def deployment(backend: str, patience: float) -> Iterator[Target]:
                 names = [f"supplier-{number}" for number in range(2 * len(CASES))]
                 tokens = tuple(pool.map(lambda name: _token(data, name), names))
             time.sleep(_DIRECTORY_SECONDS * patience)
-            yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience)
+            yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience,
+                         prepaid=True)
         finally:
             impatience.cancel()
             process.terminate()

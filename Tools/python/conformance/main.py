@@ -113,6 +113,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--key", help="an API key")
     parser.add_argument("--token", action="append", default=[],
                         help="a supplier token; a second one, of another supplier, shows more")
+    parser.add_argument("--prepaid", action=argparse.BooleanOptionalAction,
+                        help="whether the key's account prepays, so that budgets are held to it")
     parser.add_argument("--dev", metavar="BACKEND", choices=("auto", "ring", "epoll"),
                         help="start `sluice dev` of this build instead, with this backend")
     parser.add_argument("--case", action="append", default=[], help="only this case")
@@ -132,7 +134,7 @@ def _target(options: argparse.Namespace) -> contextlib.AbstractContextManager[Ta
     host, _, port = options.broker.rpartition(":")
     return contextlib.nullcontext(Target(
         host.strip("[]"), int(port), options.ca, options.key, tuple(options.token),
-        options.patience))
+        options.patience, options.prepaid))
 
 
 def _say(outcomes: list[Outcome], as_json: bool) -> int:

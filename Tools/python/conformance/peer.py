@@ -37,6 +37,8 @@ class Target(NamedTuple):
     tokens: tuple[str, ...]
     patience: float = 1
     """How many times longer than usual to wait for what must come: for a loaded machine."""
+    prepaid: bool | None = None
+    """Whether the key's account prepays; None = not known."""
 
 
 class Seen(NamedTuple):

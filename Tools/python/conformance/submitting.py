@@ -147,7 +147,10 @@ def budget(lab: Lab) -> None:
     seen = client.next(5)
     if seen is not None and isinstance(seen.frame, wire.End):
         if seen.frame.code == Code.UNSUPPORTED:
+            check(lab.target.prepaid is not True, "Q16", "a prepaid account may have no budget")
             return
+        check(lab.target.prepaid is not False, "Q8",
+              "a budget of an account that does not prepay is not unsupported")
         check(seen.frame.code == Code.INSUFFICIENT_FUNDS, "Q16",
               "a budget below the price of a token is not insufficient_funds")
     else:

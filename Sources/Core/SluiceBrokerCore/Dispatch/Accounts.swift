@@ -68,6 +68,7 @@ struct AccountLease {
     var idleSinceUs: UInt64 = 0
     var lastAskUs: UInt64 = 0
     var lastRenewalUs: UInt64 = 0
+    var lastReserveUs: UInt64 = 0
     /// The journal had no room for its LEASE.
     var isRecordDue = false
     /// It is in `waitingLeases`.

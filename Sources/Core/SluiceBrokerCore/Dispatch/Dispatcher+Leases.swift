@@ -59,8 +59,8 @@ extension Dispatcher {
         out.journal.append(.lease(leases[lease].amounts.record(atUs: wallUs)))
     }
 
-    /// Once a second: LEASE records that found no room, renewals at half of their time, and what
-    /// nobody needed for a minute goes back.
+    /// Once a second: LEASE records that found no room, renewals at half of their time, reserves of
+    /// accounts in use, and what nobody needed for a minute goes back.
     mutating func keepLeases(nowUs: UInt64, out: inout DispatcherOutput) {
         let due = dueLeases
         dueLeases.removeAll(keepingCapacity: true)
@@ -71,7 +71,11 @@ extension Dispatcher {
         for lease in leases.indices {
             withdrawAsk(lease, nowUs: nowUs, out: &out)
             renew(lease, nowUs: nowUs, out: &out)
-            giveBackIdle(lease, nowUs: nowUs, out: &out)
+            let recent = leases[lease].recent.total(nowMs: nowUs / 1_000)
+            let reserve = BrokerLease.reserveTarget(
+                recentCost: MicroUSD(Int64(clamping: recent)))
+            keepReserve(lease, reserve, nowUs: nowUs, out: &out)
+            giveBackIdle(lease, above: reserve, nowUs: nowUs, out: &out)
         }
     }
 
@@ -93,11 +97,25 @@ extension Dispatcher {
         writeLease(lease, out: &out)
     }
 
-    private mutating func giveBackIdle(_ lease: Int, nowUs: UInt64, out: inout DispatcherOutput) {
+    /// Asks before anybody waits, so that an account in use goes on when the store is away.
+    private mutating func keepReserve(
+        _ lease: Int, _ reserve: MicroUSD, nowUs: UInt64, out: inout DispatcherOutput
+    ) {
+        guard leases[lease].amounts.keepReserve(reserve), leases[lease].waiters.isEmpty,
+            nowUs >= leases[lease].lastReserveUs + BrokerLimits.leaseReservePauseUs
+        else { return }
+        leases[lease].lastReserveUs = nowUs
+        counters.leaseAsks += 1
+        writeLease(lease, out: &out)
+    }
+
+    private mutating func giveBackIdle(
+        _ lease: Int, above reserve: MicroUSD, nowUs: UInt64, out: inout DispatcherOutput
+    ) {
         let free = leases[lease].amounts.free
         leases[lease].idleFree = min(leases[lease].idleFree, free)
         guard nowUs >= leases[lease].idleSinceUs + BrokerLimits.leaseIdleUs else { return }
-        let idle = leases[lease].idleFree
+        let idle = MicroUSD(max(0, leases[lease].idleFree.rawValue - reserve.rawValue))
         if idle > .zero {
             _ = leases[lease].amounts.returnFree(idle)
             writeLease(lease, out: &out)
