@@ -74,6 +74,11 @@ let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let sqlite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
 let asyncHTTPClient = Target.Dependency.product(
     name: "AsyncHTTPClient", package: "async-http-client")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
+let httpTypes = Target.Dependency.product(name: "HTTPTypes", package: "swift-http-types")
+let serviceLifecycle = Target.Dependency.product(
+    name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let argumentParser = Target.Dependency.product(
     name: "ArgumentParser", package: "swift-argument-parser")
 
@@ -137,8 +142,9 @@ let modules: [Module] = [
             "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "LockFree", "ContentArena",
             "LinuxIO", "TLSEngine", "SecureTransport", "SharedMemory",
         ]),
+    Module(.product, "JSONScanning"),
     Module(
-        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier"],
+        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier", "JSONScanning"],
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
     Module(
@@ -319,7 +325,8 @@ let testTargets: [Target] = [
         ],
         packages: [grdb]),
     tests(
-        "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
+        "WorkerTests", in: "Product",
+        uses: ["SluiceWire", "SluiceSupplier", "JSONScanning", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
@@ -370,6 +377,13 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
         .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
         .package(url: "https://github.com/groue/GRDB.swift", .upToNextMinor(from: "7.10.0")),
+        .package(
+            url: "https://github.com/hummingbird-project/hummingbird",
+            .upToNextMinor(from: "2.28.1")),
+        .package(url: "https://github.com/apple/swift-http-types", .upToNextMinor(from: "1.8.0")),
+        .package(
+            url: "https://github.com/swift-server/swift-service-lifecycle",
+            .upToNextMinor(from: "2.13.0")),
         .package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),
