@@ -75,6 +75,7 @@ let sqlite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift"
 let asyncHTTPClient = Target.Dependency.product(
     name: "AsyncHTTPClient", package: "async-http-client")
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdCore = Target.Dependency.product(name: "HummingbirdCore", package: "hummingbird")
 let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
 let httpTypes = Target.Dependency.product(name: "HTTPTypes", package: "swift-http-types")
 let serviceLifecycle = Target.Dependency.product(
@@ -148,6 +149,12 @@ let modules: [Module] = [
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
     Module(
+        .product, "Gateway", uses: ["SluiceWire", "SluiceClient", "JSONScanning"],
+        packages: [
+            hummingbird, hummingbirdCore, hummingbirdTLS, httpTypes, serviceLifecycle, nioCore,
+            nioPosix, nioSSL, logging,
+        ]),
+    Module(
         .product, "Development",
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SharedMemory", "TLSEngine", "LinuxIO", "Store",
@@ -171,6 +178,9 @@ let modules: [Module] = [
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
+    Module(
+        .command, "sluice-gateway", uses: ["LinuxIO", "SluiceClient", "Gateway"],
+        packages: [argumentParser]),
     Module(
         .command, "sluice",
         uses: [
@@ -328,6 +338,10 @@ let testTargets: [Target] = [
         "WorkerTests", in: "Product",
         uses: ["SluiceWire", "SluiceSupplier", "JSONScanning", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
+    tests("JSONScanningTests", in: "Product", uses: ["JSONScanning"]),
+    tests(
+        "GatewayTests", in: "Product",
+        uses: ["SluiceWire", "SluiceClient", "JSONScanning", "Gateway"], packages: [httpTypes]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",
