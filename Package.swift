@@ -74,6 +74,12 @@ let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let sqlite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
 let asyncHTTPClient = Target.Dependency.product(
     name: "AsyncHTTPClient", package: "async-http-client")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdCore = Target.Dependency.product(name: "HummingbirdCore", package: "hummingbird")
+let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
+let httpTypes = Target.Dependency.product(name: "HTTPTypes", package: "swift-http-types")
+let serviceLifecycle = Target.Dependency.product(
+    name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let argumentParser = Target.Dependency.product(
     name: "ArgumentParser", package: "swift-argument-parser")
 
@@ -137,10 +143,17 @@ let modules: [Module] = [
             "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "LockFree", "ContentArena",
             "LinuxIO", "TLSEngine", "SecureTransport", "SharedMemory",
         ]),
+    Module(.product, "JSONScanning"),
     Module(
-        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier"],
+        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier", "JSONScanning"],
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
+    Module(
+        .product, "Gateway", uses: ["SluiceWire", "SluiceClient", "JSONScanning"],
+        packages: [
+            hummingbird, hummingbirdCore, hummingbirdTLS, httpTypes, serviceLifecycle, nioCore,
+            nioPosix, nioSSL, logging,
+        ]),
     Module(
         .product, "Development",
         uses: [
@@ -166,6 +179,9 @@ let modules: [Module] = [
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
+    Module(
+        .command, "sluice-gateway", uses: ["LinuxIO", "SluiceClient", "Gateway"],
+        packages: [argumentParser]),
     Module(
         .command, "sluice",
         uses: [
@@ -320,8 +336,13 @@ let testTargets: [Target] = [
         ],
         packages: [grdb]),
     tests(
-        "WorkerTests", in: "Product", uses: ["SluiceWire", "SluiceSupplier", "Worker"],
+        "WorkerTests", in: "Product",
+        uses: ["SluiceWire", "SluiceSupplier", "JSONScanning", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
+    tests("JSONScanningTests", in: "Product", uses: ["JSONScanning"]),
+    tests(
+        "GatewayTests", in: "Product",
+        uses: ["SluiceWire", "SluiceClient", "JSONScanning", "Gateway"], packages: [httpTypes]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",
@@ -371,6 +392,13 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
         .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
         .package(url: "https://github.com/groue/GRDB.swift", .upToNextMinor(from: "7.10.0")),
+        .package(
+            url: "https://github.com/hummingbird-project/hummingbird",
+            .upToNextMinor(from: "2.28.1")),
+        .package(url: "https://github.com/apple/swift-http-types", .upToNextMinor(from: "1.8.0")),
+        .package(
+            url: "https://github.com/swift-server/swift-service-lifecycle",
+            .upToNextMinor(from: "2.13.0")),
         .package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),

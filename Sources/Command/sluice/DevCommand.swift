@@ -6,7 +6,7 @@ import Foundation
 struct DevCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dev",
-        abstract: "Run broker, sidecar and a worker on this machine.",
+        abstract: "Run broker, sidecar, a worker and an HTTP gateway on this machine.",
         discussion: """
             Prints one JSON line when it can serve, one for every child that had to be started \
             again, and runs until SIGINT or SIGTERM. Certificates, keys and records of an earlier \
@@ -23,6 +23,9 @@ struct DevCommand: AsyncParsableCommand {
     @Option(help: "Port to listen on; 0 takes a free one.")
     var port = 0
 
+    @Option(help: "Port of the HTTP gateway on 127.0.0.1; 0 takes a free one.")
+    var httpPort = 0
+
     @Option(help: "How the broker does its I/O: auto, ring or epoll.")
     var backend = "auto"
 
@@ -35,6 +38,9 @@ struct DevCommand: AsyncParsableCommand {
     func validate() throws {
         guard (0...65_535).contains(port) else {
             throw ValidationError("--port must be 0 to 65535")
+        }
+        guard (0...65_535).contains(httpPort) else {
+            throw ValidationError("--http-port must be 0 to 65535")
         }
         guard ["auto", "ring", "epoll"].contains(backend) else {
             throw ValidationError("--backend must be auto, ring or epoll")
@@ -50,6 +56,7 @@ struct DevCommand: AsyncParsableCommand {
         var options = DevelopmentOptions(programs: Self.programs)
         options.host = host
         options.port = port
+        options.httpPort = httpPort
         options.backend = backend
         options.slots = slots
         options.upstream = upstream

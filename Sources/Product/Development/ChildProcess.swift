@@ -3,7 +3,7 @@ import Glibc
 
 /// The programs that `sluice dev` runs.
 package enum ChildName: String, CaseIterable, Sendable {
-    case broker, sidecar, worker
+    case broker, sidecar, worker, gateway
 
     var program: String { "sluice-\(rawValue)" }
 }

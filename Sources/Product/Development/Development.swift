@@ -4,7 +4,7 @@ import SharedMemory
 /// `sluice dev`: everything on one machine, under one data directory.
 package enum Development {
     /// Takes the directory's lock, makes the certificates and keys that are missing and the run
-    /// directory, then runs broker, sidecar and worker until SIGINT or SIGTERM and until they
+    /// directory, then runs broker, sidecar, worker and gateway until SIGINT or SIGTERM and until they
     /// have ended.
     ///
     /// - Parameters:

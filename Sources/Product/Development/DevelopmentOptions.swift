@@ -20,6 +20,15 @@ package struct DevelopmentOptions: Sendable {
         self.programs = programs
     }
 
+    /// Port of the HTTP gateway on loopback; 0 = any free port, kept over its restarts.
+    package var httpPort = 0
+
+    /// The built-in models by name, so that clients can list them; what an upstream serves is
+    /// passed on by name without being listed.
+    var gatewayModelArguments: [String] {
+        upstream == nil ? builtInEngines.flatMap { ["--model", $0] } : []
+    }
+
     var engineArguments: [String] {
         guard let upstream else { return builtInEngines.flatMap { ["--engine", $0] } }
         return ["--upstream", upstream]

@@ -1,7 +1,7 @@
 import Foundation
 import SharedMemory
 
-/// Runs broker, sidecar and worker of one data directory until it is asked to stop, and starts
+/// Runs broker, sidecar, worker and gateway of one data directory until it is asked to stop, and starts
 /// again whichever dies.
 ///
 /// Everything that happens arrives as one stream of events, handled one at a time here; nothing
@@ -31,6 +31,7 @@ package actor Supervisor {
     private var quickDeaths: [ChildName: Int] = [:]
     private var restarting: Set<ChildName> = []
     private var port: Int
+    private var httpPort: Int
     /// What the running worker offers, and whether it has a connection to the broker.
     private var models: Set<String> = []
     private var isWorkerConnected = false
@@ -54,6 +55,7 @@ package actor Supervisor {
         self.emit = emit
         self.warn = warn
         port = options.port
+        httpPort = options.httpPort
         (events, eventSource) = AsyncStream.makeStream()
     }
 
@@ -84,7 +86,7 @@ package actor Supervisor {
     private func start(
         _ iterator: inout AsyncStream<SupervisorEvent>.Iterator
     ) async throws(DevelopmentError) -> Bool {
-        for name in [ChildName.sidecar, .broker, .worker] {
+        for name in [ChildName.sidecar, .broker, .worker, .gateway] {
             try spawn(name)
             guard try await waitUntilReady(name, &iterator) else { return false }
         }
@@ -97,6 +99,7 @@ package actor Supervisor {
         line.add("ca", home.certificates.authority)
         line.add("clientKey", keys.clientKey)
         line.add("supplierToken", keys.supplierToken)
+        line.add("http", "http://127.0.0.1:\(httpPort)")
         line.add("models", models.sorted())
         line.add("pids", pids)
         emit(line)
@@ -143,13 +146,14 @@ package actor Supervisor {
         }
     }
 
-    /// Ends the children in the order that loses nothing: the broker drains with its worker and
+    /// Ends the children in the order that loses nothing: the gateway takes no more and lets its
+    /// answers end, the broker drains with its worker and
     /// sidecar still there, the sidecar stores the last records.
     private func stop(
         _ iterator: inout AsyncStream<SupervisorEvent>.Iterator
     ) async {
         isStopping = true
-        for name in [ChildName.broker, .worker, .sidecar] {
+        for name in [ChildName.gateway, .broker, .worker, .sidecar] {
             guard let child = children[name] else { continue }
             child.terminate()
             let limit = startTimer(Self.drainTimeout)
@@ -204,6 +208,11 @@ package actor Supervisor {
                 "--input-price", String(DevelopmentOptions.inputPrice),
                 "--output-price", String(DevelopmentOptions.outputPrice),
             ] + options.engineArguments
+        case .gateway:
+            [
+                "--broker", "\(options.host):\(port)", "--ca", home.certificates.authority,
+                "--host", "127.0.0.1", "--port", String(httpPort), "--parent-pipe",
+            ] + options.gatewayModelArguments
         }
     }
 
@@ -212,6 +221,9 @@ package actor Supervisor {
         switch (child, report.event) {
         case (.broker, "listening"):
             port = report.port ?? port
+            return true
+        case (.gateway, "listening"):
+            httpPort = report.port ?? httpPort
             return true
         case (.sidecar, "ready"):
             return true

@@ -1,4 +1,5 @@
 import Foundation
+import JSONScanning
 import SluiceWire
 
 /// Writes the events of an OpenAI-compatible stream for an engine that has none of its own.

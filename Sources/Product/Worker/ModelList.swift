@@ -1,3 +1,4 @@
+package import JSONScanning
 import SluiceWire
 
 /// A model that an upstream says it serves.

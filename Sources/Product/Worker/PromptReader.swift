@@ -1,3 +1,4 @@
+package import JSONScanning
 import SluiceWire
 
 /// Finds the prompt that the built-in engines answer, and the limits of the answer.

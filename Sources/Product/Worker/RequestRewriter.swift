@@ -1,3 +1,5 @@
+package import JSONScanning
+
 /// Turns a task's payload into the request that an OpenAI-compatible server gets.
 package enum RequestRewriter {
     /// The request JSON with only these members set: `model`, `stream`, `stream_options`'s

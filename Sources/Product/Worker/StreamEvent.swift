@@ -1,3 +1,4 @@
+package import JSONScanning
 package import SluiceWire
 
 /// What the worker must know of one event of an OpenAI-compatible stream

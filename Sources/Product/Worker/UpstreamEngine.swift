@@ -1,4 +1,5 @@
 import AsyncHTTPClient
+import JSONScanning
 import NIOCore
 import NIOHTTP1
 package import SluiceWire

@@ -1,4 +1,5 @@
 import Foundation
+import JSONScanning
 package import SluiceWire
 import Synchronization
 

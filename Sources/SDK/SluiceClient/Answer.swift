@@ -64,13 +64,31 @@ public struct Answer: AsyncSequence, Sendable {
         }
     }
 
+    /// Waits until the broker has accepted the task: it then has its identity, and one final record
+    /// will be written of it. Answers at once for a task that was accepted before. Takes nothing of
+    /// the answer, and any number of callers may wait. Throws what ended the task before that.
+    /// Cancelling the calling task cancels this one.
+    public func accepted() async throws(SluiceError) -> TaskID {
+        try await lifetime.task.acceptance()
+    }
+
+    /// The task's identity, once the broker has accepted it.
+    package var acceptedTask: TaskID? { lifetime.task.receipt.task }
+
+    /// Waits until a piece or the end of the answer is there, at most for `duration`; false if
+    /// neither came. Takes nothing of the answer. Unlike `next`, a cancelled wait ends early and
+    /// leaves the task alone.
+    package func hasArrived(within duration: Duration) async -> Bool {
+        await lifetime.task.hasArrived(within: duration)
+    }
+
     /// Cancels the task. Its end still comes, with what was charged.
     public func cancel() {
         lifetime.task.cancel()
     }
 
     /// Hands out what has arrived.
-    public struct Iterator: AsyncIteratorProtocol {
+    public struct Iterator: AsyncIteratorProtocol, Sendable {
         let lifetime: IteratorLifetime
         var decoder: AnswerDecoder
 

@@ -29,6 +29,11 @@ final class ClientTask: Sendable {
         var phase: Phase
         var frames: [AnswerFrame] = []
         var readers: [CheckedContinuation<Void, Never>] = []
+        /// Who waits for the identity.
+        var acceptanceReaders: [CheckedContinuation<Void, Never>] = []
+        /// Who waits for something to read, at most for a while.
+        var watchers: [UInt64: CheckedContinuation<Void, Never>] = [:]
+        var lastWatcher: UInt64 = 0
         var receipt = Receipt()
         var isCancelled = false
         /// An iterator was made.
@@ -81,7 +86,12 @@ final class ClientTask: Sendable {
     }
 
     func accepted(_ task: TaskID) {
-        state.withLock { $0.receipt.task = task }
+        let readers = state.withLock { state in
+            state.receipt.task = task
+            defer { state.acceptanceReaders = [] }
+            return state.acceptanceReaders
+        }
+        for reader in readers { reader.resume() }
     }
 
     func arrived(_ frame: AnswerFrame) {
@@ -123,6 +133,59 @@ final class ClientTask: Sendable {
             } onCancel: {
                 cancel()
             }
+        }
+    }
+
+    /// The task's identity, waiting for it if need be; throws what ended the task before it had
+    /// one. Cancelling the calling task cancels this one.
+    func acceptance() async throws(SluiceError) -> TaskID {
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { reader in
+                let isReady = state.withLock { state in
+                    guard !state.isDecided else { return true }
+                    state.acceptanceReaders.append(reader)
+                    return false
+                }
+                if isReady { reader.resume() }
+            }
+        } onCancel: {
+            cancel()
+        }
+        let (receipt, phase) = state.withLock { ($0.receipt, $0.phase) }
+        if let task = receipt.task { return task }
+        // A session reports `completed` for accepted tasks only, which have an identity.
+        guard case .ended(.failure(let error)) = phase else { throw .cancelled(receipt) }
+        throw error
+    }
+
+    /// True once something can be read, false after `duration` without it.
+    func hasArrived(within duration: Duration) async -> Bool {
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask { await self.watch() }
+            group.addTask { try? await Task.sleep(for: duration) }
+            await group.next()
+            group.cancelAll()
+        }
+        return state.withLock { $0.isReady(untilEnd: false) }
+    }
+
+    /// Until something can be read or the caller is cancelled, which leaves the task alone.
+    private func watch() async {
+        let watcher = state.withLock { state in
+            state.lastWatcher += 1
+            return state.lastWatcher
+        }
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { reader in
+                let waits = state.withLock { state in
+                    guard !state.isReady(untilEnd: false), !Task.isCancelled else { return false }
+                    state.watchers[watcher] = reader
+                    return true
+                }
+                if !waits { reader.resume() }
+            }
+        } onCancel: {
+            state.withLock { $0.watchers.removeValue(forKey: watcher) }?.resume()
         }
     }
 
@@ -191,8 +254,12 @@ extension ClientTask.State {
         return (isCancelled && !untilEnd ? .cancelledHere(receipt) : nil, nil)
     }
 
+    /// Whether the task has an identity, or will get none.
+    var isDecided: Bool { receipt.task != nil || hasEnded || isCancelled }
+
+    /// Everyone who waits for something to read or the end.
     mutating func takeReaders() -> [CheckedContinuation<Void, Never>] {
-        defer { readers = [] }
-        return readers
+        defer { (readers, acceptanceReaders, watchers) = ([], [], [:]) }
+        return readers + acceptanceReaders + watchers.values
     }
 }

@@ -1,3 +1,4 @@
+import JSONScanning
 import SluiceWire
 import Testing
 import Worker

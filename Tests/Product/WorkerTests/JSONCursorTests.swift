@@ -1,5 +1,5 @@
+import JSONScanning
 import Testing
-import Worker
 
 @Suite struct JSONCursorTests {
     private func accepts(_ text: String) -> JSONFault? {

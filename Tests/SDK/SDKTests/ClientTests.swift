@@ -109,6 +109,60 @@ struct ClientTests {
         }
     }
 
+    @Test("an accepted task is known before its answer, which stays to be read")
+    func accepted() async throws {
+        let gate = AsyncStream<Void>.makeStream()
+        try await Self.run { broker in
+            let connection = try await broker.welcome()
+            let (stream, _, _) = try await connection.acceptTask()
+            for await _ in gate.stream { break }
+            try await connection.send(tokenBytes(stream, [0x61]) + endBytes(stream))
+        } _: { sluice in
+            let answer = sluice.stream(.chat("m", "x"))
+            async let other = answer.accepted()
+            #expect(try await answer.accepted() == taskID)
+            #expect(try await other == taskID)
+            #expect(await !answer.hasArrived(within: .milliseconds(1)))
+            gate.continuation.yield()
+            while await !answer.hasArrived(within: .seconds(5)) {}
+            var text = ""
+            for try await chunk in answer { text += chunk.text ?? "" }
+            #expect(text == "a")
+            #expect(try await answer.accepted() == taskID)
+        }
+    }
+
+    @Test("a task that is refused is never accepted, and its reason is thrown")
+    func neverAccepted() async throws {
+        try await Self.run { broker in
+            let connection = try await broker.welcome()
+            let frame = try await connection.next(.submit)
+            try await connection.send(endBytes(frame.header.stream, .noSupplier))
+        } _: { sluice in
+            let answer = sluice.stream(.chat("m", "x"))
+            let error = await #expect(throws: SluiceError.self) { try await answer.accepted() }
+            #expect(error?.code == .noSupplier)
+            #expect(await answer.hasArrived(within: .zero))
+        }
+    }
+
+    @Test("a wait for the answer that is cancelled ends, and leaves the task alone")
+    func watchedAndLeft() async throws {
+        try await Self.run { broker in
+            let connection = try await broker.welcome()
+            let (stream, _, _) = try await connection.acceptTask()
+            try await connection.send(tokenBytes(stream, [0x61]) + endBytes(stream))
+        } _: { sluice in
+            let answer = sluice.stream(.chat("m", "x"))
+            let watch = Task { await answer.hasArrived(within: .seconds(3_600)) }
+            watch.cancel()
+            _ = await watch.value
+            var text = ""
+            for try await chunk in answer { text += chunk.text ?? "" }
+            #expect(text == "a")
+        }
+    }
+
     @Test("cancelling the reading task sends CANCEL and throws cancelled")
     func taskCancellation() async throws {
         let gate = AsyncStream<Void>.makeStream()

@@ -11,7 +11,9 @@ extension SystemSuite {
             let deployment = try await Deployment()
             #expect(deployment.broker.hasPrefix("127.0.0.1:"))
             #expect(deployment.ready.texts("models") == ["demo", "echo"])
-            #expect(deployment.ready.object("pids").names == ["broker", "sidecar", "worker"])
+            #expect(
+                deployment.ready.object("pids").names == ["broker", "sidecar", "worker", "gateway"])
+            #expect(deployment.ready.text("http")?.hasPrefix("http://127.0.0.1:") == true)
             let secrets = deployment.data.appendingPathComponent("dev.json").path
             let mode = try FileManager.default.attributesOfItem(atPath: secrets)[.posixPermissions]
             #expect((mode as? NSNumber)?.intValue == 0o600)
@@ -30,7 +32,7 @@ extension SystemSuite {
         @Test("a child that dies is started again, the broker on the same port")
         func restarts() async throws {
             let deployment = try await Deployment()
-            for name in ["worker", "sidecar", "broker"] {
+            for name in ["gateway", "worker", "sidecar", "broker"] {
                 let before = deployment.pid(name)
                 kill(before, SIGKILL)
                 try await until("the \(name)'s restart") { deployment.restartCount(name) == 1 }
@@ -50,7 +52,7 @@ extension SystemSuite {
             let run = try DevelopmentHome(deployment.data.path).runDirectory.path
             #expect(FileManager.default.fileExists(atPath: run))
             #expect(try await deployment.ask("echo", prompt: "x").status == 0)
-            let pids = ["broker", "sidecar", "worker"].map { deployment.pid($0) }
+            let pids = ["broker", "sidecar", "worker", "gateway"].map { deployment.pid($0) }
             #expect(try await deployment.stop() == 0)
             for pid in pids { #expect(kill(pid, 0) == -1) }
             #expect(!FileManager.default.fileExists(atPath: run))
@@ -59,7 +61,7 @@ extension SystemSuite {
         @Test("children end when sluice dev is killed")
         func killedParent() async throws {
             let deployment = try await Deployment()
-            let pids = ["broker", "sidecar", "worker"].map { deployment.pid($0) }
+            let pids = ["broker", "sidecar", "worker", "gateway"].map { deployment.pid($0) }
             deployment.dev.send(SIGKILL)
             try await until("the children's end", 60) {
                 pids.allSatisfy { kill($0, 0) == -1 || Self.isZombie($0) }

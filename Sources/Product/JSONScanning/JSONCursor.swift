@@ -1,16 +1,16 @@
 // Reading JSON where it lies. Decoding and encoding again would lose what the client or the engine
 // wrote (numbers beyond a double, the order of members, fields that nobody here knows), so this
-// worker only finds places in the bytes.
+// only finds places in the bytes.
 
-/// Why bytes are not JSON that this worker takes. Carries no byte of them.
+/// Why bytes are not JSON that is taken here. Carries no byte of them.
 package enum JSONFault: Error, Equatable {
     /// The text breaks the grammar of RFC 8259 or ends early.
     case malformed
     /// Arrays and objects are nested deeper than `JSONCursor.depthMax`.
     case tooDeep
-    /// A member that this worker must understand comes twice: two readers could disagree.
+    /// A member that the reader must understand comes twice: two readers could disagree.
     case duplicateMember
-    /// A member that this worker must understand has a value of another kind than it may have.
+    /// A member that the reader must understand has a value of another kind than it may have.
     case unexpectedKind
 }
 

@@ -9,7 +9,7 @@ package enum JSONText {
     }
 
     /// Appends a JSON string with its quotes.
-    static func append(_ text: String, to bytes: inout [UInt8]) {
+    package static func append(_ text: String, to bytes: inout [UInt8]) {
         bytes.append(UInt8(ascii: "\""))
         for byte in text.utf8 {
             switch byte {
@@ -32,7 +32,7 @@ package enum JSONText {
 
     /// The text that `content` (between the quotes, already checked by `JSONCursor`) stands for.
     /// A lone surrogate becomes U+FFFD.
-    static func unescaped(_ content: ArraySlice<UInt8>) -> String {
+    package static func unescaped(_ content: ArraySlice<UInt8>) -> String {
         var text: [UInt8] = []
         text.reserveCapacity(content.count)
         var index = content.startIndex

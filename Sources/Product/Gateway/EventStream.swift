@@ -1,0 +1,138 @@
+import JSONScanning
+import SluiceClient
+import SluiceWire
+
+/// The bytes of a stream of server-sent events, in the order to be written. What goes wrong after
+/// the first byte is an event with the error, and nothing follows it.
+struct EventStream: Sendable {
+    private var open: OpenAnswer
+    private let keepAlive: Duration
+    private let dropsUsage: Bool
+    private var responses: ResponsesWriter?
+    private var phase = Phase.waiting
+
+    private enum Phase {
+        /// The first sign of life is due with the status.
+        case queued
+        /// For the first event; signs of life are sent.
+        case waiting
+        case running
+        case ended
+    }
+
+    init(_ call: TaskCall, _ open: OpenAnswer, keepAlive: Duration, createdAt: Int64) {
+        self.open = open
+        self.keepAlive = keepAlive
+        dropsUsage = !call.includesUsage
+        if open.isQueued { phase = .queued }
+        if call.route == .responses {
+            responses = ResponsesWriter(
+                id: open.task?.description ?? "", createdAt: createdAt, model: open.model,
+                echo: call.echo)
+        }
+    }
+
+    /// What to write next; nil at the end.
+    mutating func next() async -> [UInt8]? {
+        while true {
+            switch phase {
+            case .queued:
+                phase = .waiting
+                return Self.signOfLife
+            case .waiting:
+                guard await open.hasArrived(within: keepAlive) || Task.isCancelled else {
+                    return Self.signOfLife
+                }
+                phase = .running
+                if responses != nil {
+                    let events = responses?.begin() ?? []
+                    return Self.named(events)
+                }
+            case .running:
+                do throws(HTTPFault) {
+                    guard let event = try await open.next() else {
+                        phase = .ended
+                        return end()
+                    }
+                    if let bytes = try bytes(of: event), !bytes.isEmpty { return bytes }
+                } catch {
+                    phase = .ended
+                    return bytes(of: error)
+                }
+            case .ended: return nil
+            }
+        }
+    }
+
+    /// What one event of the answer becomes; nil if nothing.
+    private mutating func bytes(of event: [UInt8]) throws(HTTPFault) -> [UInt8]? {
+        if responses != nil {
+            do throws(JSONFault) {
+                return Self.named(try responses?.add(event) ?? [])
+            } catch {
+                throw HTTPFault(.supplierFailed(.supplierFailed, Receipt(task: open.task)))
+            }
+        }
+        if dropsUsage, EventGlance.isUsageOnly(event) { return nil }
+        return Self.data(event)
+    }
+
+    private mutating func end() -> [UInt8] {
+        if responses != nil { return Self.named(responses?.finish() ?? []) }
+        return Self.data(Array("[DONE]".utf8))
+    }
+
+    private mutating func bytes(of fault: HTTPFault) -> [UInt8] {
+        if responses != nil { return Self.named(responses?.failed(fault) ?? []) }
+        // An event is one line: an engine may have written its error over several.
+        return Self.data(fault.body.filter { $0 != 0x0A && $0 != 0x0D })
+    }
+
+    private static let signOfLife = Array(": keep-alive\n\n".utf8)
+
+    private static func data(_ event: [UInt8]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(event.count + 8)
+        bytes += "data: ".utf8
+        bytes += event
+        bytes += "\n\n".utf8
+        return bytes
+    }
+
+    /// Events of `/v1/responses` also have a name.
+    private static func named(_ events: [JSONValue]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for event in events {
+            bytes += "event: \(event["type"]?.text ?? "")\ndata: ".utf8
+            event.append(to: &bytes)
+            bytes += "\n\n".utf8
+        }
+        return bytes
+    }
+}
+
+/// Joins an answer for the route that it belongs to.
+struct AnswerJoiner {
+    private var completion: CompletionJoiner?
+    private var responses: ResponsesWriter?
+
+    init(_ call: TaskCall, model: String, id: TaskID?, createdAt: Int64) {
+        if call.route == .responses {
+            responses = ResponsesWriter(
+                id: id?.description ?? "", createdAt: createdAt, model: model, echo: call.echo)
+        } else {
+            completion = CompletionJoiner(isChat: call.route == .chat)
+        }
+    }
+
+    mutating func add(_ event: [UInt8]) throws(JSONFault) {
+        try completion?.add(event)
+        _ = try responses?.add(event)
+    }
+
+    consuming func joined() -> [UInt8] {
+        if let completion { return completion.joined() }
+        _ = responses?.finish()
+        return responses?.finished.encoded ?? []
+    }
+}

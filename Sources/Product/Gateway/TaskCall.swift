@@ -1,0 +1,81 @@
+import HTTPTypes
+import JSONScanning
+import SluiceClient
+import SluiceWire
+
+/// The routes that become tasks.
+enum TaskRoute: String {
+    case chat = "/v1/chat/completions"
+    case completions = "/v1/completions"
+    case responses = "/v1/responses"
+    case embeddings = "/v1/embeddings"
+    case images = "/v1/images/generations"
+
+    /// What is asked of the broker.
+    var operation: TaskOperation {
+        switch self {
+        case .chat, .responses: .chat
+        case .completions: .completion
+        case .embeddings: .embedding
+        case .images: .image
+        }
+    }
+}
+
+/// A request that was understood: what to submit, and in which form to answer.
+struct TaskCall: Sendable {
+    let route: TaskRoute
+    /// The name that the client asked for.
+    let model: String
+    let options: RequestOptions
+    /// What goes to the supplier.
+    let payload: [UInt8]
+    /// The messages of a chat, for the keys of its prefixes.
+    let messages: [[UInt8]]
+    let isStreaming: Bool
+    /// Whether the client wants the event with the usage.
+    let includesUsage: Bool
+    /// Members that a response of `/v1/responses` repeats.
+    let echo: JSONValue
+
+    /// Reads a body. Throws a fault with status 400 that names the member that is wrong.
+    init(_ route: TaskRoute, body: [UInt8], headers: HTTPFields) throws(HTTPFault) {
+        self.route = route
+        var body = body
+        var extra: JSONValue?
+        var isStreaming: Bool?
+        var echo = JSONValue.emptyObject
+        if route == .responses {
+            let value: JSONValue
+            do throws(JSONFault) {
+                value = try JSONValue(parsing: body)
+            } catch {
+                throw .invalid("The body is not one JSON object.")
+            }
+            let translated = try ResponsesRequest(value)
+            (body, extra) = (translated.chat.encoded, value["sluice"])
+            (isStreaming, echo) = (translated.isStreaming, translated.echo)
+        }
+        let request = try ClientRequest(body)
+        if route == .images {
+            guard [nil, "b64_json"].contains(request.responseFormat) else {
+                throw .invalid(
+                    "response_format is b64_json: images are not kept, so there is no URL.",
+                    param: "response_format")
+            }
+        }
+        let isRaw = route == .embeddings || route == .images
+        guard !isRaw || !request.isStreaming else {
+            throw .invalid("stream is not available here.", param: "stream")
+        }
+        var options = try RequestOptions(headers: headers, extra: extra ?? request.extra)
+        if !isRaw { options.submit.maxOutputTokens = request.maxOutputTokens }
+        model = request.model
+        self.options = options
+        payload = request.payload
+        messages = route.operation == .chat ? request.messages : []
+        self.isStreaming = isStreaming ?? request.isStreaming
+        includesUsage = request.includesUsage
+        self.echo = echo
+    }
+}
