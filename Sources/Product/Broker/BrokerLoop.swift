@@ -376,7 +376,6 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         statistics.set(.lastTurnUs, wallUs)
         statistics.set(.connectionsAccepted, counters.connectionsAccepted)
         statistics.set(.connectionsOpen, UInt64(transport.channelCount))
-        statistics.set(.connectionsCut, counters.connectionsCut)
         statistics.set(.framesRelayed, counters.tokenFramesRelayed)
         statistics.set(.tokensRelayed, counters.tokensDelivered)
         statistics.set(.bytesRelayed, counters.answerBytesDelivered)
@@ -385,6 +384,10 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         statistics.set(.readersStalled, counters.stalledReaders)
         statistics.set(.slotsQuarantined, counters.quarantinedSlots)
         let transported = transport.counters
+        statistics.set(.connectionsRefused, transported.refused)
+        // A flood of KeyUpdates is cut below the core, which only hears that the channel closed.
+        statistics.set(
+            .connectionsCut, counters.connectionsCut + transported.keyUpdatesRefused)
         statistics.set(.handshakesCompleted, transported.handshakes)
         statistics.set(.handshakesFailed, transported.handshakeFailures)
         statistics.set(.wireBytesReceived, transported.bytesReceived)

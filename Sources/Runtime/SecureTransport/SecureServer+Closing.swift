@@ -35,6 +35,7 @@ extension SecureServer where Backend: ~Copyable {
             tally.keyUpdatesRefused += 1
             shut(index, .tooManyKeyUpdates)
         case .outputOverflow:
+            tally.keyUpdatesRefused += 1
             shut(index, .tooManyKeyUpdates)
         case .handshake, .protocolViolation:
             drain(index, reason, withinMs: limits.alertMs)
