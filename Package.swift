@@ -167,8 +167,9 @@ let modules: [Module] = [
         ]),
 
     Module(
-        .product, "Telemetry", uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory"],
-        packages: [nioCore, nioPosix, nioHTTP1, nioConcurrency]),
+        .product, "Telemetry",
+        uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store"],
+        packages: [asyncHTTPClient, nioCore, nioPosix, nioHTTP1, nioConcurrency]),
 
     Module(
         .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
@@ -189,7 +190,7 @@ let modules: [Module] = [
             "SharedMemory", "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
             "Telemetry",
         ],
-        packages: [argumentParser]),
+        packages: [argumentParser, asyncHTTPClient]),
 ]
 
 let settings: [SwiftSetting] = [
@@ -346,8 +347,10 @@ let testTargets: [Target] = [
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",
-        uses: ["SluiceRecordFormat", "SharedMemory", "Telemetry", "RecordTestSupport"],
-        packages: [nioCore, nioPosix, nioHTTP1]),
+        uses: [
+            "SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Telemetry",
+            "RecordTestSupport",
+        ], packages: [nioCore, nioPosix, nioHTTP1]),
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
     tests("LockFreeTests", in: "Runtime", uses: ["LockFree", "LinuxIO"]),
     tests("ContentArenaTests", in: "Runtime", uses: ["LockFree", "LinuxIO", "ContentArena"]),

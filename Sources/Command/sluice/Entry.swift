@@ -13,7 +13,7 @@ struct Entry: AsyncParsableCommand {
             UsageCommand.self, SuppliersCommand.self, CertsCommand.self,
             KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
             SupplierCommand.self, LedgerCommand.self, StatusCommand.self, TopCommand.self,
-            DrainCommand.self,
-            MetricsCommand.self, BenchCommand.self,
+            DrainCommand.self, MetricsCommand.self, TracesCommand.self,
+            BenchCommand.self,
         ])
 }

@@ -94,4 +94,15 @@ import Testing
                 by: .model, Self.acceptedAtUs + 1..<Self.acceptedAtUs + 2
             ).isEmpty)
     }
+
+    @Test(arguments: TestEngine.allCases)
+    func tasksAreTracedInTheOrderInWhichTheyEnded(_ engine: TestEngine) throws {
+        let market = try market(engine)
+        #expect(try market.store.lastPosition() == 3)
+        let first = try market.store.tracedTasks(after: 0, count: 2)
+        #expect(first.map(\.task.counter) == [1, 2] && first.map(\.position) == [1, 2])
+        #expect(first[0].model == Self.model && first[0].ttftUs == 5 && first[0].trace == nil)
+        #expect(try market.store.tracedTasks(after: 2, count: 9).map(\.task.counter) == [3])
+        #expect(try market.store.tracedTasks(after: 3, count: 9).isEmpty)
+    }
 }
