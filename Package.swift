@@ -314,7 +314,7 @@ let testTargets: [Target] = [
         "SluiceLedgerCoreTests", in: "Core",
         uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
     .target(
-        name: "RecordTestSupport", path: "Tests/Support/RecordTestSupport",
+        name: "RecordTestSupport", dependencies: ["Store"], path: "Tests/Support/RecordTestSupport",
         swiftSettings: testSettings),
     tests(
         "SharedMemoryTests", in: "Runtime",

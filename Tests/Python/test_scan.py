@@ -181,19 +181,25 @@ class DeploymentTests(Folder):
         person = ["account", "person"]
         sealed = ["ada", "--master-key-file", master, "--json"]
         self.run_sluice([*person, "set", *sealed], place, f"email: {EMAIL}\nname: Ada\n")
+        address = ["account", "address"]
+        self.run_sluice([*address, "note", *sealed[:3]], place, f"{ADDRESSES[0]}\n")
+        found = self.run_sluice([*address, "find", *sealed[1:]], place, ADDRESSES[0])
+        self.assertEqual(len(found), 1)
+        self.assertEqual(self.run_sluice([*address, "find", *sealed[1:]], place, "::1"), [])
         shown = self.run_sluice([*person, "show", *sealed], place)
         self.assertIn({"field": "email", "value": EMAIL}, shown)
         return issued[0]["secret"]
 
     def check(self, data, key):
-        wanted = read("keys", [key]) + read("emails", [EMAIL])
+        wanted = (read("keys", [key]) + read("emails", [EMAIL])
+                  + read("addresses", [ADDRESSES[0]]))
         report = scan([data], wanted, set())
         self.assertEqual((report.findings, report.unreadable), (set(), []))
         self.assertGreater(report.bytes, 100_000)
         # The control: the same scan finds what is planted beside.
-        (data / "planted").write_text(f"{key} {EMAIL.encode().hex()}")
+        (data / "planted").write_text(f"{key} {EMAIL.encode().hex()} {ADDRESSES[0]}")
         found = {finding.value for finding in scan([data], wanted, set()).findings}
-        self.assertEqual(found, {"keys:1", "emails:1"})
+        self.assertEqual(found, {"keys:1", "emails:1", "addresses:1"})
 
     def test_sqlite(self):
         data = self.path / "data"

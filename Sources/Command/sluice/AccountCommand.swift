@@ -10,7 +10,7 @@ struct AccountCommand: ParsableCommand {
         abstract: "Make, list, suspend and resume accounts, and keep what is personal of them.",
         subcommands: [
             Create.self, List.self, Show.self, Suspend.self, Resume.self, PersonCommand.self,
-            RotateAddressesCommand.self,
+            AddressCommand.self, RotateAddressesCommand.self,
         ])
 
     /// What an account may be.

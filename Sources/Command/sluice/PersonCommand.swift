@@ -2,7 +2,6 @@ import ArgumentParser
 import Development
 import Foundation
 import Privacy
-import SluiceLedgerCore
 import Store
 import TLSEngine
 
@@ -212,40 +211,8 @@ struct PersonCommand: ParsableCommand {
     }
 }
 
-/// `sluice account rotate-addresses`
-struct RotateAddressesCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "rotate-addresses",
-        abstract: "Destroy the secret of address hashes with all of them, before its 90 days.")
-
-    @OptionGroup var place: StoreOptions
-
-    @Flag(help: "Print a JSON object.")
-    var json = false
-
-    func run() throws {
-        try reportingPrivacy {
-            let store = try place.open().store
-            let secrets = try store.destroyAddressSecrets(nowUs: WallClock.nowUs)
-            var batch = RetentionBatch(
-                .addressHashes, cutoffUs: 0, rows: RetentionSchedule.batchRows)
-            var hashes = 0
-            while true {
-                let outcome = try store.removeExpired(batch)
-                hashes += outcome.removed
-                guard let next = outcome.next else { break }
-                batch.after = next
-            }
-            _ = try store.overwriteRemains()
-            Listing(
-                ["secrets", "hashes"], [[.number(UInt64(secrets)), .number(UInt64(hashes))]]
-            ).write(json: json)
-        }
-    }
-}
-
 /// `reporting`, with what sealing may refuse in words.
-private func reportingPrivacy(_ body: () throws -> Void) throws {
+func reportingPrivacy(_ body: () throws -> Void) throws {
     try reporting {
         do {
             try body()

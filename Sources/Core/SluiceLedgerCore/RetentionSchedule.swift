@@ -12,6 +12,8 @@ package enum RetentionDuty: UInt8, CaseIterable, Sendable {
     case changes
     /// What an engine keeps for days that have become empty.
     case emptyDays
+    /// Closed leases of instances that are long gone.
+    case closedLeases
 }
 
 /// A place in the order in which a duty goes through its table.
@@ -173,7 +175,7 @@ package struct RetentionSchedule: Sendable {
     /// What is older is removed by a duty that runs now.
     package static func cutoffUs(_ duty: RetentionDuty, wallUs: UInt64) -> UInt64 {
         switch duty {
-        case .taskRecords, .refusals, .emptyDays:
+        case .taskRecords, .refusals, .emptyDays, .closedLeases:
             Retention.cutoffUs(days: Retention.recordDays, nowUs: wallUs)
         case .idempotencyKeys:
             Retention.cutoffUs(hours: Retention.idempotencyHours, nowUs: wallUs)

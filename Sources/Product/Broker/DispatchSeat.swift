@@ -18,6 +18,7 @@ struct DispatchSeat: ~Copyable {
     private var ownMessages: [ShardMessage] = []
     private let log: BrokerLog
     private var lastPollUs: UInt64 = 0
+    private var lastReportUs: UInt64 = 0
     private var lastSecondUs: UInt64 = 0
 
     /// Requests of one shard that are looked at before the next one's turn.
@@ -123,6 +124,9 @@ struct DispatchSeat: ~Copyable {
             closeDeadInstances(wallUs: wallUs)
         }
         finish()
+        // It walks all suppliers and offers: not every few milliseconds.
+        guard nowUs - lastReportUs >= 100_000 else { return }
+        lastReportUs = nowUs
         journal.report(dispatcher)
     }
 

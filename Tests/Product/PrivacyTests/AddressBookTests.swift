@@ -1,4 +1,5 @@
 import Privacy
+import RecordTestSupport
 import SluiceLedgerCore
 import Store
 import TLSEngine

@@ -1,5 +1,6 @@
 import Foundation
 import Privacy
+import RecordTestSupport
 import Store
 import TLSEngine
 import Testing

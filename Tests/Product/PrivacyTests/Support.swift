@@ -2,11 +2,6 @@ import Foundation
 import RecordTestSupport
 import Store
 
-/// The two engines that every rule is proved on.
-enum TestEngine: String, CaseIterable, Sendable {
-    case sqlite, postgres
-}
-
 /// A new store of one engine with one account.
 final class TestStore {
     let store: Store
@@ -14,12 +9,7 @@ final class TestStore {
     private let scratch = ScratchDirectory()
 
     init(_ engine: TestEngine) throws {
-        let location: StoreLocation =
-            switch engine {
-            case .sqlite: .sqlite(path: scratch.path + "/sluice.sqlite")
-            case .postgres:
-                .postgres(address: try PostgresServer.shared.get().newDatabase())
-            }
+        let location = try engine.newLocation(in: scratch)
         store = try Store(location, durability: .everyTransaction)
         account = try store.makeAccount(label: "alice", kinds: .consumer, nowUs: 1).id
     }

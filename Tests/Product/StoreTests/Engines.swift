@@ -5,11 +5,6 @@ import SluiceWire
 import Store
 import Testing
 
-/// The two engines that every rule of the store is proved on.
-enum TestEngine: String, CaseIterable, Sendable {
-    case sqlite, postgres
-}
-
 /// A new empty store of one engine.
 final class TestStore {
     let store: Store
@@ -18,11 +13,7 @@ final class TestStore {
 
     /// Fails, and says why, where PostgreSQL is not installed.
     init(_ engine: TestEngine, durability: Store.Durability = .checkpoint) throws {
-        switch engine {
-        case .sqlite: location = .sqlite(path: scratch.path + "/sluice.sqlite")
-        case .postgres:
-            location = .postgres(address: try PostgresServer.shared.get().newDatabase())
-        }
+        location = try engine.newLocation(in: scratch)
         store = try Store(location, durability: durability, busyTimeoutSeconds: 5)
     }
 

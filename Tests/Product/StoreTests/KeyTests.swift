@@ -1,4 +1,5 @@
 import Foundation
+import RecordTestSupport
 import SluiceRecordFormat
 import SluiceWire
 import Store

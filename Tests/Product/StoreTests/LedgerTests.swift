@@ -1,4 +1,5 @@
 import Foundation
+import RecordTestSupport
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire

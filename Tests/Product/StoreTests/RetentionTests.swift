@@ -1,3 +1,4 @@
+import RecordTestSupport
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
@@ -123,6 +124,32 @@ private let dayUs: UInt64 = 86_400_000_000
         #expect(
             try removeExpired(market.store, .refusals, cutoffUs: 301 * dayUs, rows: 1)
                 .reduce(0, +) == 1)
+    }
+
+    @Test(arguments: TestEngine.allCases)
+    func aClosedLeaseGoesAndAnOpenOneStays(_ engine: TestEngine) throws {
+        let market = try Market(engine)
+        let id = market.consumer.id
+        _ = try market.store.topUp(id, 1_000, reference: "a", nowUs: 2)
+        for instance in [1, 2] as [UInt64] {
+            var journal = JournalSketch(instance: instance)
+            journal.start()
+            journal.lease(id, wanted: 100)
+            _ = try market.store.applyBatch(journal.records, node: 7)
+        }
+        #expect(try market.store.closeLeases(node: 7, present: [2], nowUs: 5_000_000) == 1)
+        // Granted just now by the clock that the batches were given.
+        let expiresAtMs = try #require(try market.lease(2)).expiresAtMs
+        func remove(atMs: UInt64) throws -> Int {
+            try removeExpired(market.store, .closedLeases, cutoffUs: atMs * 1_000, rows: 1)
+                .reduce(0, +)
+        }
+        #expect(try remove(atMs: expiresAtMs - 60_000) == 0)
+        #expect(try remove(atMs: expiresAtMs + 60_000) == 1)
+        #expect(try remove(atMs: expiresAtMs + 60_000) == 0)
+        #expect(try market.lease(2)?.isClosed == false)
+        #expect(try market.store.wallet(id).available == 900)
+        try market.expectSound()
     }
 
     /// In PostgreSQL a day whose tasks all went is dropped; one that holds a task stays.

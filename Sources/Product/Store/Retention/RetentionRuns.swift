@@ -28,6 +28,11 @@ extension Store {
             case .addressHashes: try transaction.removeAddresses(batch)
             case .changes: try transaction.removeChanges(batch, keeping: keepingChanges)
             case .emptyDays: try transaction.removeEmptyDay(batch)
+            case .closedLeases:
+                try transaction.removeByKey(
+                    batch, table: "lease", key: ("account", "instance"),
+                    expired: "is_closed = 1 AND expires_at_ms <= $1",
+                    limit: signed(batch.cutoffUs / 1_000))
             }
         }
     }
