@@ -12,7 +12,8 @@ import Worker
         discussion: """
             Bridges to any OpenAI-compatible server (vLLM, Ollama, llama.cpp, SGLang, a paid \
             provider), or answers by itself with the engines "echo" and "demo". Dials out to its \
-            brokers, opens no port and calls only the upstream it was given. Writes JSON lines to \
+            brokers, opens no port and calls only the upstream it was given; given none, it looks \
+            for engines on this machine, says what it found and ends. Writes JSON lines to \
             standard error; they never hold a prompt or an answer. SIGTERM and SIGINT let running \
             tasks end, then exit 0.
             """)
@@ -76,6 +77,7 @@ import Worker
     var parentPipe = false
 
     func run() async throws {
+        if upstream == nil, engine.isEmpty { throw ValidationError(await whatWasFound()) }
         // Prompts pass through this process: a crash must print none of its memory.
         guard ProcessGuard.harden(), ProcessGuard.wipeFreedMemory() else {
             throw ValidationError(
@@ -116,6 +118,27 @@ import Worker
             source: try source(), selection: selection, slots: slots, prices: try prices(),
             supplyType: supplyType.value, dataPolicy: dataPolicy.value, region: region,
             drainTime: .seconds(drainSeconds))
+    }
+
+    /// What serves models on this machine, and what to say next. Nothing is offered unasked.
+    private func whatWasFound() async -> String {
+        let found = await UpstreamDiscovery.search()
+        guard let first = found.first else {
+            return """
+                Neither --upstream nor --engine was given, and no engine answers on 127.0.0.1 at \
+                the ports of SGLang, llama.cpp, Ollama or vLLM. Start one, or name its URL with \
+                --upstream.
+                """
+        }
+        let lines = found.map { engine in
+            let models = engine.models.isEmpty ? "no model" : engine.models.joined(separator: ", ")
+            return "  \(engine.kind?.rawValue ?? "a server") at \(engine.url): \(models)"
+        }
+        return """
+            Neither --upstream nor --engine was given; nothing is offered. On this machine:
+            \(lines.joined(separator: "\n"))
+            Say what to offer: --upstream \(first.url) --model \(first.models.first ?? "NAME")
+            """
     }
 
     private func source() throws -> WorkerConfiguration.Source {
