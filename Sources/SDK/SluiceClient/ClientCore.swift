@@ -245,6 +245,7 @@ final class ClientCore: Sendable {
             case .abandoned(let handle, let id, let usage, let unsent):
                 guard let task = connection.removeTask(handle) else { continue }
                 abandon(task, Receipt(task: id, usage: usage), unsent)
+                closeIfDrained(connection)
             case .lost(let loss): lost(connection, loss)
             }
         }
