@@ -153,15 +153,18 @@ let modules: [Module] = [
             "SecureTransport", "SharedMemory",
         ]),
 
+    Module(.product, "ProcessConfiguration"),
     Module(
         .product, "Telemetry", uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory"],
         packages: [nioCore, nioPosix, nioHTTP1, nioConcurrency]),
 
     Module(
-        .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
+        .command, "sluice-broker",
+        uses: ["SluiceBrokerCore", "LinuxIO", "Broker", "ProcessConfiguration"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["Store", "Sidecar"], packages: [argumentParser]),
+        .command, "sluice-sidecar",
+        uses: ["LinuxIO", "Store", "Sidecar", "ProcessConfiguration"], packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
         packages: [argumentParser, logging]),
@@ -170,7 +173,7 @@ let modules: [Module] = [
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "LinuxIO", "TLSEngine",
             "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
-            "Telemetry",
+            "Telemetry", "ProcessConfiguration",
         ],
         packages: [argumentParser]),
 ]
@@ -289,7 +292,9 @@ let testTargets: [Target] = [
         "DevelopmentTests", in: "Product",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
     // Real processes, real TLS, the built programs.
-    tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
+    tests(
+        "SystemTests", in: "System", uses: ["SluiceBrokerCore", "SluiceClient", "Development"]),
+    tests("ProcessConfigurationTests", in: "Product", uses: ["ProcessConfiguration"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
     tests(

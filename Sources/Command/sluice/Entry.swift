@@ -12,6 +12,6 @@ struct Entry: AsyncParsableCommand {
             DevCommand.self, AskCommand.self, RecordsCommand.self, CertsCommand.self,
             KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
             SupplierCommand.self, LedgerCommand.self, StatusCommand.self, TopCommand.self,
-            MetricsCommand.self, BenchCommand.self,
+            MetricsCommand.self, BenchCommand.self, ConfigCommand.self,
         ])
 }

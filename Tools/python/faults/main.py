@@ -22,11 +22,14 @@ import time
 import traceback
 from typing import Any
 
-from . import database, descriptors, network, readers, shutdown, storage, suppliers, surroundings
+from . import (
+    backups, database, descriptors, network, readers, shutdown, storage, suppliers, surroundings,
+)
 from .cases import CASES, PATIENCE, Case, Failed, Skipped
 from .deployment import Deployment, Options
 
-_FAMILIES = (storage, database, readers, suppliers, network, descriptors, surroundings, shutdown)
+_FAMILIES = (storage, database, backups, readers, suppliers, network, descriptors, surroundings,
+             shutdown)
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 _SHARED_MEMORY = "/dev/shm"
 _KILL_AFTER = 10.0  # seconds beyond a case's own bound
