@@ -123,9 +123,13 @@ package struct ConfigurationFile: Sendable {
 
         private mutating func unknown(_ name: String, _ section: ConfiguredProcess?) {
             let path = section.map { "\($0.rawValue).\(name)" } ?? name
-            let places =
-                ConfigurationKey.all.map(\.path) + ConfiguredProcess.allCases.map(\.rawValue)
-            let nearest = NearestName.of(path, among: places)
+            // A right name in the wrong section is nearer than any other.
+            let nearest =
+                ConfigurationKey.all.first { $0.name == name }?.path
+                ?? NearestName.of(
+                    path,
+                    among: ConfigurationKey.all.map(\.path)
+                        + ConfiguredProcess.allCases.map(\.rawValue))
             note(path, "is not a setting; the nearest that is: \(nearest)")
         }
 
