@@ -166,16 +166,19 @@ let modules: [Module] = [
             "SecureTransport", "SharedMemory",
         ]),
 
+    Module(.product, "ProcessConfiguration"),
     Module(
         .product, "Telemetry",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store"],
         packages: [asyncHTTPClient, nioCore, nioPosix, nioHTTP1, nioConcurrency]),
 
     Module(
-        .command, "sluice-broker", uses: ["SluiceBrokerCore", "LinuxIO", "Broker"],
+        .command, "sluice-broker",
+        uses: ["SluiceBrokerCore", "LinuxIO", "Broker", "ProcessConfiguration"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-sidecar", uses: ["TLSEngine", "Store", "Sidecar"],
+        .command, "sluice-sidecar",
+        uses: ["LinuxIO", "TLSEngine", "Store", "Sidecar", "ProcessConfiguration"],
         packages: [argumentParser]),
     Module(
         .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
@@ -188,7 +191,7 @@ let modules: [Module] = [
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "LinuxIO", "TLSEngine",
             "SharedMemory", "SluiceClient", "Store", "Privacy", "Development", "LoadGenerator",
-            "Telemetry",
+            "Telemetry", "ProcessConfiguration",
         ],
         packages: [argumentParser, asyncHTTPClient]),
 ]
@@ -307,7 +310,9 @@ let testTargets: [Target] = [
         "DevelopmentTests", in: "Product",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
     // Real processes, real TLS, the built programs.
-    tests("SystemTests", in: "System", uses: ["SluiceBrokerCore", "Development"]),
+    tests(
+        "SystemTests", in: "System", uses: ["SluiceBrokerCore", "SluiceClient", "Development"]),
+    tests("ProcessConfigurationTests", in: "Product", uses: ["ProcessConfiguration"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),
     tests(

@@ -1,5 +1,7 @@
 import ArgumentParser
 import Foundation
+import LinuxIO
+import ProcessConfiguration
 import Sidecar
 import Store
 import TLSEngine
@@ -8,17 +10,24 @@ import TLSEngine
 @main struct Entry: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "sluice-sidecar",
-        abstract: "Copies the brokers' journals to disk and applies them to the database.")
+        abstract: "Copies the brokers' journals to disk and applies them to the database.",
+        discussion: """
+            Settings come from flags, else from the environment (SLUICE_DATA for --data), else \
+            from the file of --config, else from defaults; `sluice config show` says which.
+            """)
+
+    @Option(help: "File of settings, JSON. Also SLUICE_CONFIG.")
+    var config: String?
 
     @Option(
         name: .customLong("data"),
         help: "Directory of journal segments and database; made if missing.")
-    var dataDirectory: String
+    var dataDirectory: String?
 
     @Option(
         name: .customLong("run"),
         help: "Directory in which brokers make their instances, on tmpfs; made if missing.")
-    var runDirectory: String
+    var runDirectory: String?
 
     @Option(
         help: ArgumentHelp(
@@ -43,8 +52,8 @@ import TLSEngine
                 """))
     var masterKeyFile: String?
 
-    @Option(help: "Most MiB of journal segments that may wait for the database.")
-    var segmentBudgetMib: Int = 1_024
+    @Option(help: "Most MiB of journal segments that may wait for the database; else 1024.")
+    var segmentBudgetMib: String?
 
     @Flag(help: "Stop when standard input closes, as a child of a process that holds it open.")
     var parentPipe = false
@@ -57,17 +66,16 @@ import TLSEngine
             throw ValidationError(
                 "a password has no place on the command line: use --store-file or SLUICE_STORE")
         }
-        guard segmentBudgetMib >= 32 else {
-            throw ValidationError("--segment-budget-mib must be at least 32")
-        }
     }
 
     func run() throws {
-        var options = Sidecar.Options(dataDirectory: dataDirectory, runDirectory: runDirectory)
-        // First of all, so that OpenSSL takes its heap before the database's client uses it.
-        options.masterKeys = try masterKeys()
-        options.store = try location()
-        options.segmentBudgetBytes = segmentBudgetMib * 1_024 * 1_024
+        let settings: EffectiveConfiguration
+        do {
+            settings = try source.read()
+        } catch {
+            throw ValidationError("\(error)")
+        }
+        let options = try Self.sidecar(settings)
         let sidecar = Sidecar(options)
         if parentPipe {
             Thread.detachNewThread {
@@ -77,14 +85,15 @@ import TLSEngine
         }
         let end = sidecar.run(handlingSignals: true) {
             try? FileHandle.standardOutput.write(contentsOf: Data("{\"event\":\"ready\"}\n".utf8))
+            ServiceSupervisor.notify(.ready)
         }
         throw ExitCode(end.rawValue)
     }
 
-    private func masterKeys() throws -> MasterKeys? {
+    private static func masterKeys(_ settings: EffectiveConfiguration) throws -> MasterKeys? {
         let source: MasterKeySource
-        if let masterKeyFile {
-            source = .file(masterKeyFile)
+        if let file = settings.text("master-key-file") {
+            source = .file(file)
         } else if ProcessInfo.processInfo.environment[MasterKeySource.variable] != nil {
             source = .environment(MasterKeySource.variable)
         } else {
@@ -97,14 +106,33 @@ import TLSEngine
         }
     }
 
-    private func location() throws -> StoreLocation {
-        if let store { return StoreLocation(store) }
-        if let storeFile {
-            guard let text = try? String(contentsOfFile: storeFile, encoding: .utf8),
-                let line = text.split(separator: "\n").first
-            else { throw ValidationError("--store-file cannot be read") }
-            return StoreLocation(line.trimmingCharacters(in: .whitespaces))
-        }
-        return .ofDirectory(dataDirectory, environment: ProcessInfo.processInfo.environment)
+    private var source: ConfigurationSource {
+        ConfigurationSource(
+            .sidecar, path: config,
+            flags: [
+                "run": runDirectory, "data": dataDirectory, "store": store,
+                "store-file": storeFile, "master-key-file": masterKeyFile,
+                "segment-budget-mib": segmentBudgetMib,
+            ], environment: ProcessInfo.processInfo.environment)
+    }
+
+    private static func sidecar(_ settings: EffectiveConfiguration) throws -> Sidecar.Options {
+        let data = settings.required("data")
+        var options = Sidecar.Options(
+            dataDirectory: data, runDirectory: settings.required("run"))
+        // First of all, so that OpenSSL takes its heap before the database's client uses it.
+        options.masterKeys = try masterKeys(settings)
+        options.segmentBudgetBytes = (settings.number("segment-budget-mib") ?? 0) << 20
+        options.store = try location(settings) ?? options.store
+        return options
+    }
+
+    private static func location(_ settings: EffectiveConfiguration) throws -> StoreLocation? {
+        if let store = settings.text("store") { return StoreLocation(store) }
+        guard let storeFile = settings.text("store-file") else { return nil }
+        guard let text = try? String(contentsOfFile: storeFile, encoding: .utf8),
+            let line = text.split(separator: "\n").first
+        else { throw ValidationError("--store-file cannot be read: \(storeFile)") }
+        return StoreLocation(line.trimmingCharacters(in: .whitespaces))
     }
 }

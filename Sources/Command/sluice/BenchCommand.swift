@@ -237,7 +237,7 @@ struct BenchPlace: ParsableArguments {
     var generatorCpus: String?
     @Option(help: "How broker, bare relay and generator talk to the kernel: auto, ring or epoll.")
     var backend = "auto"
-    @Option(help: "Shards of the broker, 1 to 64; by default one for each of its processors.")
+    @Option(help: "Shards of the broker, 1 to 63; by default one for each of its processors.")
     var shards: Int?
     @Option(help: "Folder of the built programs, by default that of this one.")
     var programs: String?
@@ -256,8 +256,8 @@ struct BenchPlace: ParsableArguments {
         case "epoll": choice = .epoll
         default: throw ValidationError("--backend must be auto, ring or epoll")
         }
-        if let shards, !(1...64).contains(shards) {
-            throw ValidationError("--shards must be 1 to 64")
+        if let shards, !(1...63).contains(shards) {
+            throw ValidationError("--shards must be 1 to 63")
         }
         let all = ProcessorPlacement.allowed
         let first = all.first ?? 0

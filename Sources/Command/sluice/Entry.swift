@@ -13,7 +13,7 @@ struct Entry: AsyncParsableCommand {
             UsageCommand.self, SuppliersCommand.self, CertsCommand.self,
             KeyCommand.self, AccountCommand.self, PriceCommand.self, WalletCommand.self,
             SupplierCommand.self, LedgerCommand.self, StatusCommand.self, TopCommand.self,
-            DrainCommand.self, MetricsCommand.self, TracesCommand.self,
+            DrainCommand.self, MetricsCommand.self, TracesCommand.self, ConfigCommand.self,
             BenchCommand.self,
         ])
 }

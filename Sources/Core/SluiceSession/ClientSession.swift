@@ -6,7 +6,7 @@ package import SluiceWire
 /// `takeEvents`, and `takeOutput` whenever the transport takes bytes. After `lost` nothing but
 /// the rest of the output is left.
 ///
-/// Memory: bodies not yet sent, one partial frame, and events not yet taken, which the credit
+/// Memory: bodies of tasks not yet accepted, one partial frame, and events not yet taken, which the credit
 /// given to the broker bounds.
 package struct ClientSession: PeerSession {
     /// What a client's session tells its owner, in order.
@@ -24,7 +24,8 @@ package struct ClientSession: PeerSession {
         /// GO-AWAY came: submit elsewhere; what runs goes on.
         case draining(WireCode, graceMs: UInt32)
         /// The connection was lost under this task. `usage` is what had arrived. A task that the
-        /// broker never heard of comes back as `unsent` and may be submitted elsewhere without harm.
+        /// broker never heard of comes back as `unsent` and may be submitted elsewhere without
+        /// harm; so does one that crossed the broker's GO-AWAY and was refused for it [G2].
         case abandoned(StreamHandle, TaskID?, usage: Usage, unsent: Submission?)
         /// The connection is over; the last event.
         case lost(ConnectionLoss)
@@ -34,6 +35,8 @@ package struct ClientSession: PeerSession {
         let handle: StreamHandle
         /// Until SUBMIT is sent.
         var submission: Submission?
+        /// From then on until the task is accepted, for another broker.
+        var offered: Submission?
         var upload: Upload
         var window: GrantWindow
         var task: TaskID?
@@ -217,6 +220,7 @@ package struct ClientSession: PeerSession {
         let index = Int(stream.rawValue)
         guard let submission = streams[index]?.submission else { return }
         streams[index]?.submission = nil
+        streams[index]?.offered = submission
         let (frame, extensions) = submission.frame(
             maxDeadlineMs: core.welcome.maxDeadlineMs, nowMs: nowMs)
         let roomBytes =
@@ -319,6 +323,7 @@ package struct ClientSession: PeerSession {
             throw Violation(.unexpectedFrame, frame.header)
         }
         streams[index]?.task = queued.task
+        streams[index]?.offered = nil
         events.append(.accepted(stream.handle, queued.task, position: queued.position))
     }
 
@@ -347,7 +352,13 @@ package struct ClientSession: PeerSession {
         guard let stream = streams[index], end.code != .completed || stream.task != nil else {
             throw Violation(.unexpectedFrame, frame.header)
         }
-        events.append(.ended(stream.handle, stream.task, end))
+        if end.code == .draining, core.isDraining, !stream.isCancelled,
+            let offered = stream.offered
+        {
+            events.append(.abandoned(stream.handle, nil, usage: Usage(), unsent: offered))
+        } else {
+            events.append(.ended(stream.handle, stream.task, end))
+        }
         close(index)
     }
 

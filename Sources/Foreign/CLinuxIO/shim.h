@@ -18,6 +18,7 @@
 #include <arpa/inet.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -359,13 +360,14 @@ static inline void sluice_eventfd_drain(int descriptor) {
     while (read(descriptor, &value, sizeof value) == (ssize_t)sizeof value) {}
 }
 
-/// Blocks two signals in the calling thread (threads made later inherit it) and opens a
+/// Blocks three signals in the calling thread (threads made later inherit it) and opens a
 /// descriptor that reports them.
-static inline int sluice_signalfd(int first, int second) {
+static inline int sluice_signalfd(int first, int second, int third) {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, first);
     sigaddset(&set, second);
+    sigaddset(&set, third);
     int code = pthread_sigmask(SIG_BLOCK, &set, NULL);
     if (code != 0) return -code;
     return sluice_result(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -375,6 +377,43 @@ static inline int sluice_signalfd(int first, int second) {
 static inline int sluice_signalfd_next(int descriptor) {
     struct signalfd_siginfo info;
     return read(descriptor, &info, sizeof info) == (ssize_t)sizeof info ? (int)info.ssi_signo : 0;
+}
+
+/// Whether a descriptor is a socket that listens for stream connections.
+static inline int sluice_is_listening(int descriptor) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    if (getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &value, &length) < 0 || value == 0)
+        return 0;
+    length = sizeof value;
+    return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &value, &length) == 0
+        && value == SOCK_STREAM;
+}
+
+/// Bounds how long accept waits on a socket whose flags another process may have set to blocking.
+static inline int sluice_bound_accept(int descriptor, int milliseconds) {
+    struct timeval limit = { .tv_sec = 0, .tv_usec = milliseconds * 1000 };
+    return sluice_result(
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+}
+
+/// Sends one datagram to the socket of a service supervisor: a path, or an abstract name behind
+/// '@'. 0, or -errno.
+static inline int sluice_notify(const char *path, const char *message) {
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    size_t length = strlen(path);
+    if (length < 2 || length >= sizeof address.sun_path || (path[0] != '/' && path[0] != '@'))
+        return -EINVAL;
+    memcpy(address.sun_path, path, length);
+    if (path[0] == '@') address.sun_path[0] = 0;
+    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (descriptor < 0) return -errno;
+    ssize_t count = sendto(
+        descriptor, message, strlen(message), MSG_NOSIGNAL, (struct sockaddr *)&address,
+        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+    int code = count < 0 ? -errno : 0;
+    close(descriptor);
+    return code;
 }
 
 // ---------------------------------------------------------------------------------------------

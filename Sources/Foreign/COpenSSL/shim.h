@@ -39,6 +39,13 @@ static inline int sluice_ssl_set_groups(SSL_CTX *context, const char *groups) {
     return (int)SSL_CTX_set1_groups_list(context, groups);
 }
 
+// The end of a certificate's time in seconds since 1970, -1 if it cannot be told.
+static inline int64_t sluice_certificate_expiry(const X509 *certificate) {
+    struct tm end;
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) != 1) return -1;
+    return (int64_t)timegm(&end);
+}
+
 static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {
     return (int)SSL_set_tlsext_host_name(session, name);
 }

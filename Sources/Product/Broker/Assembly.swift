@@ -9,6 +9,7 @@ import TLSEngine
 /// The last step of the start, for either backend: threads, and the ways between them.
 struct Assembly {
     let configuration: BrokerConfiguration
+    let certificate: ServerCertificate
     let openTasksMax: Int
     let pool: ChunkPool
     let ready: String
@@ -17,9 +18,10 @@ struct Assembly {
     /// Runs shard 0 on the calling thread and each other shard on one of its own, until all have
     /// drained. The dispatcher is shard 0's neighbour, or has a thread of its own.
     func run<Backend: NetworkBackend & ~Copyable>(
-        on _: Backend.Type, _ context: TLSContext, _ listener: consuming ListeningSocket,
+        on _: Backend.Type, _ listener: consuming ListeningSocket,
         _ signals: consuming SignalDescriptor, _ journal: consuming sending InstanceJournal
     ) throws {
+        let context = certificate.context
         let first = try SecureServer<Backend>(
             context: context, listener: listener, limits: transportLimits(), stop: signals)
         var doorbells = [first.doorbell]
@@ -53,6 +55,7 @@ struct Assembly {
             return Joined(try KernelThread { seat.run(plan) })
         }
         StandardStream.output.write(ready)
+        ServiceSupervisor.notify(.ready)
         guard let dispatching else {
             let seat = BrokerLoop(plans[0], first, seat: seat).run()
             for thread in threads { thread.join() }
@@ -70,7 +73,8 @@ struct Assembly {
     ) -> BrokerLoop<Backend>.Plan {
         BrokerLoop<Backend>.Plan(
             index: index, limits: configuration.limits, instance: journal.id, links: links,
-            table: journal.table, statistics: journal.statistics(shard: Int(index)), log: log)
+            table: journal.table, statistics: journal.statistics(shard: Int(index)),
+            certificate: certificate, reread: configuration.reread, log: log)
     }
 
     private func parts<Backend: NetworkBackend & ~Copyable>(

@@ -21,6 +21,23 @@ package struct BrokerConfiguration: Sendable {
     package var dispatcherHasThread: Bool
     /// Drain and stop when standard input closes: the parent is gone.
     package var stopsWithParent: Bool
+    /// Reads the configuration again, for SIGHUP; any thread. Nil where it cannot be used: then
+    /// everything stays as it is.
+    package var reread: @Sendable () -> Reloadable?
+
+    /// What a broker takes over while it serves; all else counts from its next start on.
+    package struct Reloadable: Sendable {
+        package var certificateFile: String
+        package var privateKeyFile: String
+        /// Settings that have changed and wait for the next start.
+        package var waitingSettings: Int
+
+        package init(certificateFile: String, privateKeyFile: String, waitingSettings: Int = 0) {
+            self.certificateFile = certificateFile
+            self.privateKeyFile = privateKeyFile
+            self.waitingSettings = waitingSettings
+        }
+    }
 
     package init(
         runDirectory: String, directory: String, certificateFile: String, privateKeyFile: String
@@ -36,6 +53,9 @@ package struct BrokerConfiguration: Sendable {
         shards = 1
         dispatcherHasThread = false
         stopsWithParent = false
+        reread = {
+            Reloadable(certificateFile: certificateFile, privateKeyFile: privateKeyFile)
+        }
     }
 }
 
@@ -44,6 +64,7 @@ package enum BrokerStartError: Error, CustomStringConvertible {
     case instance(String)
     case certificate(String)
     case listen(host: String, port: UInt16, reason: String)
+    case inheritedListeners(count: Int, reason: String)
     case memory(byteCount: Int)
     case network(String)
 
@@ -58,6 +79,9 @@ package enum BrokerStartError: Error, CustomStringConvertible {
         case .listen(let host, let port, let reason):
             "cannot listen on \(host):\(port): \(reason); choose another --port or stop what "
                 + "uses it"
+        case .inheritedListeners(let count, let reason):
+            "cannot use the \(count) sockets that the service supervisor passed: \(reason); "
+                + "expected one TCP socket that listens (LISTEN_FDS=1)"
         case .memory(let byteCount):
             "cannot reserve \(byteCount) bytes for content; lower --body-memory or "
                 + "--answer-memory"

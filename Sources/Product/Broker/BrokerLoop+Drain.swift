@@ -7,9 +7,21 @@ import Synchronization
 extension BrokerLoop where Backend: ~Copyable {
     private var isLeader: Bool { shard.index == 0 }
 
-    /// A signal came.
+    /// SIGHUP came. Files are read on a thread of their own: a disk may be slow, and streams must
+    /// not wait for it.
+    mutating func beginReload() {
+        let (certificate, reread, log) = (certificate, reread, log)
+        do {
+            try KernelThread { certificate.reload(reread, log) }.detach()
+        } catch {
+            log.event("reload_refused", reason: "no_thread")
+        }
+    }
+
+    /// SIGTERM or SIGINT came.
     mutating func beginDrain() {
         guard stage == .serving else { return }
+        ServiceSupervisor.notify(.stopping)
         log.event("draining", ("tasks", UInt64(shard.openTasks)))
         transport.stopAccepting()
         links.advance(to: .draining)

@@ -26,6 +26,10 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     let table: TaskTable
     let statistics: StatisticsPage
     let log: BrokerLog
+    let certificate: ServerCertificate
+    let reread: @Sendable () -> BrokerConfiguration.Reloadable?
+    /// The generation of the certificate that new connections of this shard get.
+    private var certificateGeneration: UInt64 = 0
 
     /// To the dispatcher of another thread, and to each other shard.
     var requestOutlet: Outlet<DispatchRequest>
@@ -63,6 +67,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         var links: ShardLinks
         var table: TaskTable
         var statistics: StatisticsPage
+        var certificate: ServerCertificate
+        var reread: @Sendable () -> BrokerConfiguration.Reloadable?
         var log: BrokerLog
     }
 
@@ -85,6 +91,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         table = plan.table
         statistics = plan.statistics
         log = plan.log
+        certificate = plan.certificate
+        reread = plan.reread
         requestOutlet = Outlet(plan.links.requests[index], to: plan.links.dispatcherGauge)
         parcelOutlets = (0..<plan.links.shardCount).map {
             Outlet(plan.links.parcels[index][$0], to: plan.links.gauges[$0])
@@ -112,6 +120,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         seat?.begin()
         // First of all in the first turn: nobody is answered before the credentials are known.
         seat?.poll(nowUs: nowUs, wallUs: wallUs)
+        followCertificate()
         for position in 0..<count { handle(transport.event(at: position)) }
         placeAccepted()
         readMail()
@@ -134,6 +143,15 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             statistics.set(.loopBusyUs, processorUs)
         }
         framesSeen = frames
+    }
+
+    /// Before the turn's events: a connection that was accepted after a certificate was replaced
+    /// is never answered with the old one.
+    private mutating func followCertificate() {
+        let generation = certificate.generation.load(ordering: .acquiring)
+        guard generation != certificateGeneration else { return }
+        certificateGeneration = generation
+        transport.replaceContext(certificate.context)
     }
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.
@@ -163,8 +181,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             accepted.append(stream)
         case .acceptingPaused:
             log.event("accepting_paused")
-        case .signal:
-            beginDrain()
+        case .signal(let number):
+            if number == ServiceSupervisor.reloadSignal { beginReload() } else { beginDrain() }
         case .doorbell:
             break
         }

@@ -16,7 +16,7 @@ package enum BrokerProcess {
         _ configuration: BrokerConfiguration
     ) throws(BrokerStartError) {
         let log = BrokerLog()
-        let context = try tlsContext(configuration)
+        let certificate = ServerCertificate(try tlsContext(configuration))
         let instance = try makeInstance(configuration, log)
         let openTasksMax = instance.openTasksMax
         var journal = InstanceJournal(instance, runDirectory: configuration.runDirectory)
@@ -33,19 +33,17 @@ package enum BrokerProcess {
             + "\"instance\":\"\(hexadecimal(journal.id))\",\"backend\":\"\(decision.kind.rawValue)\","
             + "\"shards\":\(configuration.shards)}\n"
         let assembly = Assembly(
-            configuration: configuration, openTasksMax: openTasksMax, pool: pool, ready: ready,
-            log: log)
+            configuration: configuration, certificate: certificate, openTasksMax: openTasksMax,
+            pool: pool, ready: ready, log: log)
         do {
             // Blocks the signals: every thread that is made must be made after it.
             let signals = try SignalDescriptor()
             if configuration.stopsWithParent { ProcessGuard.stopWithParent() }
             switch decision.kind {
             case .ring:
-                try assembly.run(
-                    on: RingBackend.self, context, listener, signals, journal)
+                try assembly.run(on: RingBackend.self, listener, signals, journal)
             case .epoll:
-                try assembly.run(
-                    on: EpollBackend.self, context, listener, signals, journal)
+                try assembly.run(on: EpollBackend.self, listener, signals, journal)
             }
         } catch let error as BrokerStartError {
             throw error
@@ -110,9 +108,20 @@ package enum BrokerProcess {
         }
     }
 
+    /// The listener that a supervisor keeps, which makes host and port its business; else one of
+    /// this process.
     private static func listen(
         _ configuration: BrokerConfiguration
     ) throws(BrokerStartError) -> ListeningSocket {
+        let inherited = ServiceSupervisor.listenerCount
+        guard inherited <= 1 else {
+            throw .inheritedListeners(count: inherited, reason: "there are too many")
+        }
+        do {
+            if inherited == 1 { return try ServiceSupervisor.takeListener() }
+        } catch {
+            throw .inheritedListeners(count: inherited, reason: "\(error)")
+        }
         do {
             return try ListeningSocket(address: configuration.host, port: configuration.port)
         } catch {

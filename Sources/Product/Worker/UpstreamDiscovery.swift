@@ -1,5 +1,5 @@
-import JSONScanning
 import AsyncHTTPClient
+import JSONScanning
 import NIOCore
 import NIOHTTP1
 

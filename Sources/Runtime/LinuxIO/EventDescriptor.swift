@@ -41,7 +41,7 @@ package struct Doorbell: Sendable {
     }
 }
 
-/// Turns SIGTERM and SIGINT into events.
+/// Turns SIGTERM, SIGINT and SIGHUP into events.
 ///
 /// Made first thing in the process: the signals are blocked in the making thread and in all
 /// threads that it starts later.
@@ -49,7 +49,7 @@ package struct SignalDescriptor: ~Copyable, Sendable {
     let descriptor: Int32
 
     package init() throws(SystemError) {
-        descriptor = try SystemError.check(.signalfd, sluice_signalfd(SIGTERM, SIGINT))
+        descriptor = try SystemError.check(.signalfd, sluice_signalfd(SIGTERM, SIGINT, SIGHUP))
     }
 
     deinit {

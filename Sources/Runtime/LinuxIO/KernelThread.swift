@@ -38,6 +38,11 @@ package struct KernelThread: ~Copyable {
         _ = pthread_join(handle, nil)
     }
 
+    /// Lets the thread end by itself, unobserved.
+    package consuming func detach() {
+        _ = pthread_detach(handle)
+    }
+
     /// Lets another thread run first.
     package static func yield() { sched_yield() }
 

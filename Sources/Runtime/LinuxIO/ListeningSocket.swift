@@ -57,10 +57,24 @@ package struct ListeningSocket: ~Copyable, Sendable {
         descriptor = socket
     }
 
-    /// Takes over a listening descriptor of a predecessor.
-    package init(adopting descriptor: Int32) throws(SystemError) {
+    /// Takes over a listener that a supervisor made, and that other processes may be accepting
+    /// from at this moment; closing it leaves it open for them.
+    ///
+    /// Whether accept may wait is a flag that all of them share, so another one may set it after
+    /// this one; a bound on the wait holds in either case.
+    package init(
+        adopting descriptor: Int32, settings: SocketSettings = SocketSettings()
+    ) throws(SystemError) {
+        guard sluice_is_listening(descriptor) != 0 else {
+            throw SystemError(.listen, code: EINVAL)
+        }
         let actual = try SystemError.check(.address, sluice_local_port(descriptor))
         _ = sluice_fcntl(descriptor, F_SETFD, Int(FD_CLOEXEC))
+        let tcp = Int32(IPPROTO_TCP)
+        _ = sluice_set_option(descriptor, tcp, TCP_NODELAY, 1)
+        _ = sluice_set_option(descriptor, tcp, TCP_NOTSENT_LOWAT, settings.unsentBytes)
+        _ = sluice_set_option(descriptor, tcp, TCP_USER_TIMEOUT, settings.userTimeoutMs)
+        _ = try SystemError.check(.listen, sluice_bound_accept(descriptor, 1))
         self.descriptor = descriptor
         port = UInt16(truncatingIfNeeded: actual)
     }

@@ -30,7 +30,7 @@ package enum TransportEvent: Equatable, Sendable {
     case closed(ChannelID, CloseReason)
     /// Descriptors or memory ran out; accepting goes on by itself when some are free again.
     case acceptingPaused
-    /// SIGTERM or SIGINT arrived.
+    /// SIGTERM, SIGINT or SIGHUP arrived.
     case signal(Int32)
     /// Another thread rang.
     case doorbell

@@ -104,6 +104,13 @@ package final class TLSContext: @unchecked Sendable {
             privateKey: try readTextFile(privateKeyFile), limits: limits)
     }
 
+    /// When the certificate's time is over, seconds since 1970; nil for a client's context.
+    package var certificateExpiry: Int64? {
+        guard let leaf = unsafe SSL_CTX_get0_certificate(handle) else { return nil }
+        let seconds = unsafe sluice_certificate_expiry(leaf)
+        return seconds < 0 ? nil : seconds
+    }
+
     /// A client's context that trusts the certificates of a PEM text and nothing else.
     ///
     /// `applicationProtocols` is what it offers in ALPN, by default `sluice/1`; none sends no

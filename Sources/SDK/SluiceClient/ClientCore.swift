@@ -18,6 +18,8 @@ final class ClientCore: Sendable {
         /// Rung when the connection takes no more tasks.
         let retired = Doorbell()
         let wasWelcomed = Atomic(false)
+        /// GO-AWAY came.
+        let wasDrained = Atomic(false)
 
         init(link: ClientLink, broker: BrokerAddress) {
             self.link = link
@@ -153,12 +155,22 @@ final class ClientCore: Sendable {
                 if let connection = await connect(to: broker, in: &group) {
                     await connection.retired.wait()
                     if connection.wasWelcomed.load(ordering: .relaxed) { backoff.succeeded() }
+                    if connection.wasDrained.load(ordering: .relaxed), brokers.count == 1 {
+                        await letSuppliersGoFirst()
+                        continue
+                    }
                 }
                 guard !isClosed else { break }
                 await environment.clock.sleep(
                     backoff.nextDelayMs(random: environment.random()))
             }
         }
+    }
+
+    /// The successor of a broker that drained has no model until suppliers have come over, which
+    /// takes them up to 200 ms. Tasks wait here meanwhile; there they would be refused.
+    private func letSuppliersGoFirst() async {
+        await environment.clock.sleep(1_000 + environment.random() % 500)
     }
 
     private var isClosed: Bool { state.withLock { $0.isClosed } }
@@ -240,11 +252,13 @@ final class ClientCore: Sendable {
                 closeIfDrained(connection)
             case .streamFree: pump()
             case .draining:
+                connection.wasDrained.store(true, ordering: .relaxed)
                 retire(connection)
                 closeIfDrained(connection)
             case .abandoned(let handle, let id, let usage, let unsent):
                 guard let task = connection.removeTask(handle) else { continue }
                 abandon(task, Receipt(task: id, usage: usage), unsent)
+                closeIfDrained(connection)
             case .lost(let loss): lost(connection, loss)
             }
         }

@@ -254,8 +254,8 @@ final class SupplierCore: Sendable {
                 }
                 closeIfDrained(connection)
             case .draining:
+                // The broker closes it: until then tasks that wait there may still come [G3].
                 stopServing(connection)
-                closeIfDrained(connection)
             case .finished: closeIfDrained(connection)
             case .abandoned(let handle): _ = stop(handle, on: connection)
             case .lost(let loss):
@@ -269,10 +269,7 @@ final class SupplierCore: Sendable {
     }
 
     private func closeIfDrained(_ connection: Connection) {
-        let isServing = state.withLock { state in
-            !state.isDraining && state.serving.contains { $0 === connection }
-        }
-        guard !isServing else { return }
+        guard isDraining else { return }
         let isDone = connection.link.command { $0.isOpen && $0.openStreamCount == 0 }
         if isDone { connection.link.perform { $0.close() } }
     }

@@ -273,6 +273,48 @@ struct ClientSessionTests {
         #expect(ends.count == 1)
     }
 
+    @Test("[G2] a task that crossed GO-AWAY comes back whole, and one that was accepted does not")
+    func crossesGoAway() throws {
+        var session = ClientSession.connected()
+        let crossing = try session.submit(submission(Array("again".utf8)))
+        let accepted = try session.submit(submission())
+        _ = session.sent()
+        session.receive(queued(accepted.stream), nowMs: 1)
+        session.receive(
+            encoded { GoAwayFrame(code: .shuttingDown, graceMs: 5).encode(into: &$0) }, nowMs: 1)
+        session.receive(
+            end(crossing.stream, .draining) + end(accepted.stream, .drained), nowMs: 2)
+        var back: [StreamHandle: [UInt8]] = [:]
+        var ended: [StreamHandle] = []
+        for event in session.takeEvents() {
+            if case .abandoned(let handle, nil, _, let unsent?) = event {
+                back[handle] = unsent.body
+            }
+            if case .ended(let handle, _, _) = event { ended.append(handle) }
+        }
+        #expect(back == [crossing: Array("again".utf8)])
+        #expect(ended == [accepted])
+        #expect(session.openStreamCount == 0)
+    }
+
+    @Test("a refusal as draining without GO-AWAY, or of a cancelled task, is an end like others")
+    func drainingWithoutGoAway() throws {
+        for isCancelled in [false, true] {
+            var session = ClientSession.connected()
+            let handle = try session.submit(submission())
+            _ = session.sent()
+            if isCancelled {
+                session.cancel(handle)
+                session.receive(
+                    encoded { GoAwayFrame(code: .shuttingDown, graceMs: 5).encode(into: &$0) },
+                    nowMs: 1)
+            }
+            session.receive(end(handle.stream, .draining), nowMs: 2)
+            let ends = session.takeEvents().filter { if case .ended = $0 { true } else { false } }
+            #expect(ends.count == 1)
+        }
+    }
+
     @Test("a lost connection tells which tasks the broker had heard of, and what had arrived")
     func abandoned() throws {
         var session = ClientSession.connected()

@@ -178,6 +178,7 @@ class Deployment:
         self.host = "127.0.0.1"
         self.port = 0
         self.instance = 0
+        self.store = ""
         self.backend = ""
         self.key = ""
         self.tokens: list[str] = []
@@ -188,8 +189,10 @@ class Deployment:
     # MARK: Making
 
     def _command(self, *arguments: str) -> str:
+        # Commands on a data directory look there for a store that is elsewhere.
+        environment = os.environ | ({"SLUICE_STORE": self.store} if self.store else {})
         done = subprocess.run([str(self.options.programs / "sluice"), *arguments],
-                              capture_output=True, text=True)
+                              capture_output=True, text=True, env=environment)
         check(done.returncode == 0, f"sluice {arguments[0]} failed: {done.stderr.strip()}")
         return done.stdout
 
