@@ -1,3 +1,4 @@
+import RecordTestSupport
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
