@@ -43,7 +43,13 @@ class TestPromises(unittest.TestCase):
                 with self.subTest(path=path, text=text):
                     self.assertTrue((ROOT / path).exists(), f"{path} does not exist")
                     if text:
-                        self.assertTrue(text in text_below(ROOT / path), f"{path} does not hold that text")
+                        held = text_below(ROOT / path)
+                        self.assertTrue(text in held, f"{path} does not hold that text")
+                        if path.startswith("Tests/"):
+                            # A test's title, the beginning of one, or its function.
+                            escaped = re.escape(text)
+                            test = rf"@Test\([^\n]*\"[^\"\n]*{escaped}|(func|def) {escaped}\("
+                            self.assertRegex(held, test, f"{text} is no test")
 
     def test_no_requirement_is_forgotten(self) -> None:
         page = PAGE.read_text()

@@ -9,7 +9,8 @@ package import Store
 /// A task is a span `OPERATION MODEL` of kind server, a child of the caller's span if SUBMIT had a
 /// trace context, else the beginning of a trace whose id is the task's. Below it: `queue` until its
 /// first dispatch, `first token` from there, `stream` from then to the end. Names are those of the
-/// GenAI semantic conventions where they have one. Nothing of what was asked or answered is in
+/// GenAI semantic conventions where they have one; `error.type` is the code as `sluice records`
+/// writes it. Nothing of what was asked or answered is in
 /// them.
 package enum TaskSpans {
     /// A request body for a collector's `/v1/traces`.

@@ -86,7 +86,7 @@ import Testing
         ])
         #expect(failed.count == 1)
         #expect((failed[0]["status"] as? [String: Any])?["code"] as? Int == 2)
-        #expect(attributes(failed[0])["error.type"] == "deadline_exceeded")
+        #expect(attributes(failed[0])["error.type"] == "deadlineExceeded")
         let whole = attributes(try spans([task()])[0])
         #expect(whole["gen_ai.request.model"] == "demo/one")
         #expect(whole["gen_ai.usage.input_tokens"] == "3")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 from faults.cases import check
 from sluice import Client
 from sluice.client import TaskFailed
+from sluice.codes import Code
 
 from .media import Search
 from .needles import Canaries
@@ -28,10 +30,13 @@ async def against(options: argparse.Namespace, outcome: Outcome) -> None:
     check(bool(options.search or options.pid),
           "name what is to be searched: --search PATH (data and run directories, logs), --pid N")
     host, _, port = options.broker.rpartition(":")
+    for path in options.search:
+        check(path.exists(), f"{path} is not there: name the directories as this machine has them")
     canaries = Canaries()
     key = pathlib.Path(options.key_file).read_text().split("\n")[0].strip()
     async with await Client.connect(host, int(port), ca_file=options.ca, key=key) as client:
         for model in options.model:
+            outcome.controls[f"{model} has answered"] = False
             for number in range(3):
                 name = f"{model}, {'cancelled' if number == 2 else 'whole'}"
                 prompt = canaries.new(f"prompt of {name}")
@@ -43,13 +48,21 @@ async def against(options: argparse.Namespace, outcome: Outcome) -> None:
                         task.cancel()
                     result = await task.finished()
                     outcome.ends[name] = result.code.label
+                    if result.code is Code.COMPLETED:
+                        outcome.controls[f"{model} has answered"] = True
                 except TaskFailed as failure:
                     outcome.ends[name] = failure.code.label
     await asyncio.sleep(_BARRIER_SECONDS)
     search = Search(canaries)
     for path in options.search:
-        search.directory(path)
+        await asyncio.to_thread(search.directory, path)
     for pid in options.pid:
-        search.memory(pid, "process")
+        await asyncio.to_thread(search.memory, pid, "process")
     outcome.take(search)
-    check(bool(search.media), "nothing of what was named could be searched")
+    # What could not be searched shows nothing: the run is not clean.
+    outcome.controls["everything that was named could be searched"] = not search.unreadable
+    with tempfile.TemporaryDirectory(prefix="sluice-canary-") as folder:
+        (pathlib.Path(folder) / "planted").write_text(canaries.new("planted value"))
+        control = Search(canaries)
+        control.directory(pathlib.Path(folder))
+        outcome.controls["a planted value is found"] = bool(control.findings)

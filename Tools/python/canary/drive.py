@@ -225,9 +225,9 @@ class Drive:
         if broker:
             with contextlib.suppress(ConnectionLost, TaskFailed, TimeoutError):
                 async with asyncio.timeout(_SECONDS):
+                    code = (await task.finished()).code
                     if number is signal.SIGTERM:
-                        task.cancel()
-                    await task.finished()
+                        check(code is Code.DRAINED, f"{name} ended {code.label}")
         await program.ended(_SECONDS)
         if not broker:
             task.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import gzip
 import json
 import os
 import pathlib
@@ -94,7 +96,7 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
     deployment = rig.deployment
     deployment.make(suppliers=3)
     await deployment.start_sidecar()
-    await deployment.start_broker()
+    await _start_broker(rig)
     drive = Drive(deployment, rig.canaries)
     await drive.suppliers.connect(deployment)
 
@@ -120,12 +122,21 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
                          (signal.SIGTERM, "broker drained")):
         await drive.process(name, number, broker=True)
         outcome.take(await asyncio.to_thread(_search_files, rig))
-        await deployment.start_broker()
+        outcome.findings += [f"{core}: a core, with all guards in place"
+                             for core in rig.cores.iterdir()]
+        await _start_broker(rig)
         await drive.suppliers.connect(deployment)
     await _barrier(deployment)
     outcome.take(await asyncio.to_thread(_search_all, rig))
     outcome.ends |= drive.ends
     _plant(rig, outcome)
+
+
+async def _start_broker(rig: Rig) -> None:
+    """Where cores would be written and found, if its own guards did not forbid them."""
+    await rig.deployment.start_broker(
+        "--drain-seconds", "2", cwd=str(rig.cores),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)))
 
 
 async def _barrier(deployment: Deployment) -> None:
@@ -157,6 +168,11 @@ def _plant(rig: Rig, outcome: Outcome) -> None:
     (planted / "plain").write_text("x" * 100 + value)
     (planted / "hex").write_text(value.encode().hex().upper())
     (planted / "wide").write_bytes(value.encode("utf-16-le"))
+    (planted / "wide-be").write_bytes(value.encode("utf-16-be"))
+    (planted / "reversed").write_text(value[::-1])
+    for shift in range(3):
+        (planted / f"base64-{shift}").write_bytes(base64.b64encode(b"z" * shift + value.encode()))
+    (planted / "gzip").write_bytes(gzip.compress(value.encode()))
     database = sqlite3.connect(planted / "database")
     database.execute("CREATE TABLE leak (text TEXT)")
     database.execute("INSERT INTO leak VALUES (?)", ("y" * 10_000 + value,))
@@ -167,7 +183,8 @@ def _plant(rig: Rig, outcome: Outcome) -> None:
     search = Search(rig.canaries)
     search.directory(rig.disk)
     places = {pathlib.Path(place.split(",")[0]).name for place, _ in search.findings}
-    for name in ("plain", "hex", "wide", "database", "planted.log"):
+    for name in ("plain", "hex", "wide", "wide-be", "reversed", "base64-0", "base64-1", "base64-2",
+                 "gzip", "database", "planted.log"):
         outcome.controls[f"planted in {name}"] = name in places
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys,time; kept=sys.stdin.read(); print(1, flush=True); "
