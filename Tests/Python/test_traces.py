@@ -63,7 +63,9 @@ class TestTraces(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         (self.folder / "memory").mkdir()
-        options = Options(program("sluice", "SLUICE_COMMAND").parent, self.folder, self.folder / "memory", "auto", ())
+        self.sluice = program("sluice", "SLUICE_COMMAND")
+        programs = pathlib.Path(self.sluice).resolve().parent
+        options = Options(programs, self.folder, self.folder / "memory", "auto", ())
         self.deployment = Deployment(options)
         self.addCleanup(self.deployment.stop)
         self.collector = Collector()
@@ -72,7 +74,7 @@ class TestTraces(unittest.TestCase):
 
     def export(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program("sluice", "SLUICE_COMMAND")), "traces", "--data", str(self.deployment.data), "--otlp",
+            [self.sluice, "traces", "--data", str(self.deployment.data), "--otlp",
              self.collector.url, "--cursor", str(self.folder / "cursor"), "--once", *arguments],
             capture_output=True, text=True, timeout=60)
 
