@@ -1,4 +1,4 @@
-import Dispatch
+import LinuxIO
 import SharedMemory
 import SluiceRecordFormat
 import Synchronization
@@ -21,7 +21,9 @@ final class SharedProgress: Sendable {
 
     private let state = Mutex(State())
     private let stop = Atomic<Bool>(false)
-    private let work = DispatchSemaphore(value: 0)
+    /// Nil where the process has no descriptor left: then nobody is woken before its time. No
+    /// semaphore of Dispatch: it waits by the wall clock, which may jump by months.
+    private let work = try? EventDescriptor()
 
     var snapshot: State { state.withLock { $0 } }
 
@@ -30,13 +32,19 @@ final class SharedProgress: Sendable {
     }
 
     /// The applying thread has something that cannot wait for its next regular turn.
-    func wakeApplying() { work.signal() }
+    func wakeApplying() {
+        switch work {
+        case .some(let work): work.doorbell.ring()
+        case .none: break
+        }
+    }
 
     /// Sleeps until `wakeApplying`, at most this long. Only the applying thread calls it.
     func waitForWork(ms: UInt32) {
-        guard work.wait(timeout: .now() + .milliseconds(Int(ms))) == .success else { return }
-        // Woken twice is woken once.
-        while work.wait(timeout: .now()) == .success {}
+        switch work {
+        case .some(let work): work.wait(timeoutMs: Int(ms))
+        case .none: LocalFileSystem.sleep(microseconds: ms * 1_000)
+        }
     }
 
     /// The copier has appended its last.
