@@ -13,6 +13,8 @@ final class SharedProgress: Sendable {
         /// The latest pass that reached the end of every ring, and where the log ended then.
         var drainedPass: UInt64 = 0
         var drainedEnd = SegmentPosition(segment: 0, offset: 0)
+        /// Durable records for the applying thread.
+        var recent = RecentRecords()
         /// Bytes of all segments that still stand.
         var segmentBytes = 0
         /// The copier will append nothing more.
@@ -26,6 +28,13 @@ final class SharedProgress: Sendable {
     private let work = try? EventDescriptor()
 
     var snapshot: State { state.withLock { $0 } }
+
+    /// Durable records from `position` on, `count` at most, if they are still in memory.
+    func takeRecent(
+        from position: SegmentPosition, count: Int
+    ) -> (records: [JournalRecord], end: SegmentPosition)? {
+        state.withLock { $0.recent.take(from: position, count: count) }
+    }
 
     func update(_ change: (inout sending State) -> Void) {
         state.withLock { change(&$0) }
@@ -77,7 +86,7 @@ struct JournalCopier: ~Copyable {
     /// Records of one instance in one pass: 512 KiB.
     private static let recordsPerPass = 4_096
     /// So many records are worth a transaction of the store at once.
-    private static let recordsWorthApplying = 2_048
+    private static let recordsWorthApplying = 8_192
 
     private let runDirectory: String
     private let budgetBytes: Int
@@ -134,7 +143,7 @@ struct JournalCopier: ~Copyable {
             }
         }
         let before = log.writtenBytes
-        guard try append(batch) else { return false }
+        guard let start = try append(batch) else { return false }
         for (copy, sequence) in releases {
             copy.next = sequence + 1
             copy.reader.release(through: sequence)
@@ -142,6 +151,7 @@ struct JournalCopier: ~Copyable {
         let (end, written) = (log.end, log.writtenBytes - before)
         progress.update { state in
             state.end = end
+            if !batch.isEmpty { state.recent.append(batch, from: start, to: end) }
             state.segmentBytes += written
             if isDrained {
                 state.drainedPass = begun
@@ -227,22 +237,25 @@ struct JournalCopier: ~Copyable {
         return true
     }
 
-    /// False when the disk is full; the rings keep what was not taken.
-    private mutating func append(_ batch: [JournalRecord]) throws(InstanceError) -> Bool {
+    /// Where the batch stands; nil when the disk is full: the rings keep what was not taken.
+    private mutating func append(
+        _ batch: [JournalRecord]
+    ) throws(InstanceError) -> SegmentPosition? {
+        let start: SegmentPosition
         do {
-            try log.append(batch)
+            start = try log.append(batch)
         } catch .noSpace {
             let nowUs = LocalFileSystem.monotonicUs()
             retryAtUs = nowUs + 1_000_000
             isFull = true
             if fullGate.opens(nowUs: nowUs) { SidecarLog.write(.diskFull) }
-            return false
+            return nil
         }
         if isFull, !batch.isEmpty {
             isFull = false
             SidecarLog.write(.diskHasRoom)
         }
-        return true
+        return start
     }
 
     /// Closed, drained to the durable log, and dead: nobody needs it any more.

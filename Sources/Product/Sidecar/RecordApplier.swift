@@ -12,6 +12,8 @@ struct RecordApplier: ~Copyable {
     /// Between two looks at what others have committed: less than the applying thread's longest
     /// sleep, so that each of its turns looks.
     private static let syncIntervalUs: UInt64 = 80_000
+    /// Tasks that begin and end in one transaction cost a third less than others.
+    private static let recordsPerTransaction = 8_192
     private static let daysIntervalUs: UInt64 = 3_600_000_000
 
     private let files: SegmentFiles
@@ -79,7 +81,7 @@ struct RecordApplier: ~Copyable {
     }
 
     private mutating func apply(upTo limit: Int) throws(InstanceError) -> Bool {
-        let (records, next) = try files.records(from: position, before: limit)
+        let (records, next) = try records(before: limit)
         do {
             // An unknown outcome is no different from a failure: the next try begins at the
             // store's cursors and does what is left.
@@ -94,6 +96,16 @@ struct RecordApplier: ~Copyable {
         position.offset = next
         syncDirectory()
         return true
+    }
+
+    /// Durable records from `position` on and the offset behind them: from memory, or where they
+    /// are not there any more from the segment.
+    private func records(
+        before limit: Int
+    ) throws(InstanceError) -> (records: [JournalRecord], next: Int) {
+        let recent = progress.takeRecent(from: position, count: Self.recordsPerTransaction)
+        if let recent { return (recent.records, recent.end.offset) }
+        return try files.records(from: position, before: limit)
     }
 
     /// The segment is applied: once that is on the device, the segment has done its work.

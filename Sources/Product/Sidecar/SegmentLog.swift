@@ -80,8 +80,13 @@ package struct SegmentLog: ~Copyable {
 
     /// Appends records and waits until they are on the device. `noSpace` leaves the log as it was;
     /// `system(.sync, _)` is final: the process must end, its successor reads what is there.
-    package mutating func append(_ records: [JournalRecord]) throws(InstanceError) {
-        guard !records.isEmpty else { return }
+    ///
+    /// - Returns: Where the first of them stands; they end at `end`, in the same segment.
+    @discardableResult
+    package mutating func append(
+        _ records: [JournalRecord]
+    ) throws(InstanceError) -> SegmentPosition {
+        guard !records.isEmpty else { return end }
         if end.offset >= segmentBytes { try rotate() }
         var offset = end.offset
         do {
@@ -109,8 +114,10 @@ package struct SegmentLog: ~Copyable {
             throw error
         }
         writtenBytes += offset - end.offset
+        let start = end
         end.offset = offset
         for record in records { lastSequences[record.instance] = record.sequence }
+        return start
     }
 
     /// Ends the current segment, so that it may be deleted once it is applied.

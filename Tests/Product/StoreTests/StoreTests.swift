@@ -101,6 +101,31 @@ import Testing
             try store.counts() == RecordCounts(accepted: 1, final: 1, open: 0, duplicates: 1))
     }
 
+    /// SQLite takes 32 rows to a statement; which of them it knew has to come out all the same.
+    @Test(arguments: TestEngine.allCases)
+    func tasksThatAreKnownAreDroppedFromTheMidstOfMany(_ engine: TestEngine) throws {
+        let known: Set<UInt64> = [1, 17, 31, 32, 33, 64, 99, 100]
+        var journal = JournalSketch(instance: 9)
+        for counter in known.sorted() {
+            journal.accept(counter)
+            journal.end(counter)
+        }
+        let test = try TestStore(engine)
+        let store = test.store
+        _ = try store.applyBatch(journal.records)
+        for counter in 1...100 as ClosedRange<UInt64> {
+            journal.accept(counter)
+            journal.end(counter)
+        }
+        let batch = try store.applyBatch(journal.records)
+        #expect(batch.duplicates == 2 * known.count)
+        #expect(batch.applied == 2 * (100 - known.count))
+        #expect(
+            try store.counts()
+                == RecordCounts(
+                    accepted: 100, final: 100, open: 0, duplicates: 2 * known.count))
+    }
+
     @Test(arguments: TestEngine.allCases)
     func unknownKindsAreSkippedAndTheCursorPasses(_ engine: TestEngine) throws {
         var journal = JournalSketch(instance: 9)

@@ -66,27 +66,37 @@ struct SQLiteEngine: StoreEngine {
     func write<Value: Sendable>(
         _ body: (any StoreTransaction) throws(StoreError) -> Value
     ) throws(StoreError) -> Value {
-        do {
-            return try database.writeWithoutTransaction { database in
-                var value: Value?
-                // Immediate: it waits for another writer before it reads anything.
-                try database.inTransaction(.immediate) {
-                    value = try body(SQLiteTransaction(database: database))
-                    return .commit
-                }
-                guard let value else { throw StoreError.damaged }
-                return value
-            }
-        } catch {
-            throw StoreError(error)
-        }
+        // Immediate: it waits for another writer before it reads anything.
+        try transact(begin: "BEGIN IMMEDIATE TRANSACTION", body)
     }
 
+    /// Not GRDB's own `read`: that sets a pragma around each one, which makes SQLite forget what
+    /// it has compiled of every statement.
     func read<Value: Sendable>(
         _ body: (any StoreTransaction) throws(StoreError) -> Value
     ) throws(StoreError) -> Value {
+        try transact(begin: "BEGIN DEFERRED TRANSACTION", body)
+    }
+
+    /// Runs `body` between statements that stay compiled.
+    private func transact<Value: Sendable>(
+        begin: String, _ body: (any StoreTransaction) throws(StoreError) -> Value
+    ) throws(StoreError) -> Value {
         do {
-            return try database.read { try body(SQLiteTransaction(database: $0)) }
+            return try database.writeWithoutTransaction { database in
+                try database.cachedStatement(sql: begin).execute()
+                do {
+                    let value = try body(SQLiteTransaction(database: database))
+                    try database.cachedStatement(sql: "COMMIT TRANSACTION").execute()
+                    return value
+                } catch {
+                    // SQLite may have ended the transaction itself, as it does where a disk is full.
+                    if database.isInsideTransaction {
+                        try? database.rollback()
+                    }
+                    throw error
+                }
+            }
         } catch {
             throw StoreError(error)
         }
@@ -114,6 +124,8 @@ struct SQLiteEngine: StoreEngine {
 
 /// A transaction of SQLite, inside the database's turn.
 private struct SQLiteTransaction: StoreTransaction {
+    private static let rowsPerStatement = 32
+
     let database: Database
     var dialect: SQLDialect { .sqlite }
 
@@ -193,35 +205,62 @@ private struct SQLiteTransaction: StoreTransaction {
         ) { _, _ in }
     }
 
-    /// Many rows to a statement: a statement costs more than a row.
     func insert(_ rows: IntegerRows) throws(StoreError) {
-        let table = rows.table
-        let width = table.columns.count
-        let rowsPerStatement = 32
-        let whole = rows.rowCount / rowsPerStatement * rowsPerStatement * width
-        for (part, count) in [
-            (rows.values[..<whole], rowsPerStatement), (rows.values[whole...], 1),
-        ] {
-            let row = "(" + Array(repeating: "?", count: width).joined(separator: ", ") + ")"
-            let list = Array(repeating: row, count: count).joined(separator: ", ")
-            try runEach(
-                "INSERT INTO \(table.name) (\(table.columnList)) VALUES \(list)", Array(part),
-                columnCount: width * count
-            ) { _, _ in }
-        }
+        try insertBlocks(of: rows) { _, error in throw error }
     }
 
+    /// Hardly ever is one of them known. So a block is tried whole; SQLite undoes the whole
+    /// statement where a key is there already, and then its rows come one by one.
     func insertNew(_ rows: IntegerRows) throws(StoreError) -> [Int] {
         let table = rows.table
         var known: [Int] = []
-        try runEach(
+        let single =
             "INSERT OR IGNORE INTO \(table.name) (\(table.columnList)) "
-                + "VALUES (\(table.placeholders))",
-            rows.values, columnCount: table.columns.count
-        ) { row, isChanged in
-            if !isChanged { known.append(row) }
+            + "VALUES (\(table.placeholders))"
+        try insertBlocks(of: rows) { block, error in
+            guard error.resultCode == .SQLITE_CONSTRAINT else { throw error }
+            let statement = try IntegerStatement(database, single)
+            let width = table.columns.count
+            let span = rows.values.span
+            for row in block {
+                let isNew = try statement.run(
+                    span.extracting(row * width..<(row + 1) * width), in: database)
+                if !isNew { known.append(row) }
+            }
         }
         return known
+    }
+
+    /// Many rows to a statement, since a statement costs more than a row: blocks of equal size,
+    /// then what is left row by row. `refused` is told which rows a statement had, none of which
+    /// it left in the table, and why.
+    private func insertBlocks(
+        of rows: IntegerRows,
+        refused: (Range<Int>, DatabaseError) throws -> Void
+    ) throws(StoreError) {
+        let table = rows.table
+        let width = table.columns.count
+        let row = "(" + Array(repeating: "?", count: width).joined(separator: ", ") + ")"
+        try wrapped {
+            let span = rows.values.span
+            var position = 0
+            for size in [Self.rowsPerStatement, 1] where rows.rowCount - position >= size {
+                let list = Array(repeating: row, count: size).joined(separator: ", ")
+                let statement = try IntegerStatement(
+                    database, "INSERT INTO \(table.name) (\(table.columnList)) VALUES \(list)")
+                while rows.rowCount - position >= size {
+                    let block = position..<position + size
+                    position += size
+                    do {
+                        _ = try statement.run(
+                            span.extracting(block.lowerBound * width..<position * width),
+                            in: database)
+                    } catch let error as DatabaseError {
+                        try refused(block, error)
+                    }
+                }
+            }
+        }
     }
 
     func addToBalances(_ rows: IntegerRows) throws(StoreError) {

@@ -109,6 +109,8 @@ struct RecordBatch {
         var isRepeat: Bool
         /// It stands in `open_task`, from an earlier batch.
         var isStored: Bool
+        /// One of the batch's ENDED is its own.
+        var isFinished = false
     }
 
     /// What moves money, in the order of the journals.
@@ -316,20 +318,20 @@ struct RecordBatch {
         var rows = IntegerRows(.ended, rowCount: ended.count)
         var indexes: [Int] = []
         var unmatched: [Int] = []
-        var finished: Set<TaskID> = []
-        finished.reserveCapacity(ended.count)
         var position = try takePositions(ended.count, transaction)
         for (index, record) in ended.enumerated() {
-            guard let entry = open[record.task] else {
+            guard let place = open.index(forKey: record.task) else {
                 unmatched.append(index)
                 continue
             }
-            guard finished.insert(record.task).inserted else {
+            guard !open.values[place].isFinished else {
                 countDuplicate()
                 continue
             }
+            open.values[place].isFinished = true
             rows.append(
-                record, position: position, day: day(ofMicroseconds: entry.acceptedAtUs))
+                record, position: position,
+                day: day(ofMicroseconds: open.values[place].acceptedAtUs))
             position += 1
             indexes.append(index)
             isNew[index] = true
@@ -340,7 +342,7 @@ struct RecordBatch {
             countDuplicate()
         }
         try keepEarly(unmatched, transaction)
-        try updateOpen(transaction, open, finished)
+        try updateOpen(transaction, open)
         return isNew
     }
 
@@ -408,16 +410,15 @@ struct RecordBatch {
     /// What stays open is kept for later batches; what was kept and has ended is removed. A task
     /// that begins and ends in one batch touches `open_task` not at all.
     private func updateOpen(
-        _ transaction: any StoreTransaction, _ open: [TaskID: OpenEntry],
-        _ finished: Set<TaskID>
+        _ transaction: any StoreTransaction, _ open: [TaskID: OpenEntry]
     ) throws(StoreError) {
         var rows = IntegerRows(.openTask)
         var removed: [Int64] = []
         for (task, entry) in open {
             if entry.isStored {
-                guard finished.contains(task) else { continue }
+                guard entry.isFinished else { continue }
                 removed += [signed(task.instance), signed(task.counter)]
-            } else if !finished.contains(task) {
+            } else if !entry.isFinished {
                 rows.append(
                     [
                         signed(task.instance), signed(task.counter), signed(entry.acceptedAtUs),

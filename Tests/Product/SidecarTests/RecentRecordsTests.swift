@@ -1,0 +1,75 @@
+import Sidecar
+import SluiceRecordFormat
+import Testing
+
+/// Durable records on their way from the copying to the applying thread.
+@Suite struct RecentRecordsTests {
+    private func records(_ count: Int, from sequence: UInt64) -> [JournalRecord] {
+        (0..<UInt64(count)).map { index in
+            var record = JournalRecord(kind: .accepted)
+            record.sequence = sequence + index
+            return record
+        }
+    }
+
+    private func place(_ offset: Int, in segment: UInt64 = 1) -> SegmentPosition {
+        SegmentPosition(segment: segment, offset: offset)
+    }
+
+    @Test func whatFollowsWithoutAGapIsTakenAtOnceAndOnlyOnce() throws {
+        var recent = RecentRecords()
+        recent.append(records(2, from: 1), from: place(128), to: place(384))
+        recent.append(records(3, from: 3), from: place(384), to: place(768))
+        let taken = try #require(recent.take(from: place(128), count: 100))
+        #expect(taken.records.map(\.sequence) == [1, 2, 3, 4, 5])
+        #expect(taken.end == place(768))
+        #expect(recent.take(from: place(128), count: 100) == nil)
+        #expect(recent.take(from: place(768), count: 100) == nil)
+    }
+
+    @Test func aReaderThatIsElsewhereReadsTheSegments() throws {
+        var recent = RecentRecords()
+        recent.append(records(2, from: 1), from: place(384), to: place(640))
+        // Behind: what lies between stands in the segment only.
+        #expect(recent.take(from: place(128), count: 100) == nil)
+        // In the midst of it: what was read from the segment ended there.
+        #expect(recent.take(from: place(512), count: 100) == nil)
+        recent.append(records(1, from: 3), from: place(640), to: place(768))
+        #expect(try #require(recent.take(from: place(640), count: 100)).end == place(768))
+    }
+
+    @Test func oneTakingEndsWithItsSegment() throws {
+        var recent = RecentRecords()
+        recent.append(records(1, from: 1), from: place(128), to: place(256))
+        recent.append(records(1, from: 2), from: place(128, in: 2), to: place(256, in: 2))
+        #expect(try #require(recent.take(from: place(128), count: 100)).end == place(256))
+        let next = try #require(recent.take(from: place(128, in: 2), count: 100))
+        #expect(next.records.map(\.sequence) == [2])
+    }
+
+    @Test func aTakingIsBounded() throws {
+        var recent = RecentRecords()
+        for block in 0..<4 {
+            recent.append(
+                records(10, from: UInt64(block * 10)), from: place(block * 1_280),
+                to: place((block + 1) * 1_280))
+        }
+        #expect(try #require(recent.take(from: place(0), count: 25)).records.count == 20)
+        // A block is never split.
+        #expect(try #require(recent.take(from: place(2_560), count: 5)).records.count == 10)
+    }
+
+    @Test func theOldestMakesRoom() throws {
+        var recent = RecentRecords()
+        let half = RecentRecords.recordsMax / 2
+        for block in 0..<3 {
+            recent.append(
+                records(half, from: UInt64(block * half)), from: place(block * half * 128),
+                to: place((block + 1) * half * 128))
+        }
+        #expect(recent.take(from: place(0), count: .max) == nil)
+        let kept = try #require(recent.take(from: place(half * 128), count: .max))
+        #expect(kept.records.count == 2 * half)
+        #expect(kept.records.first?.sequence == UInt64(half))
+    }
+}
