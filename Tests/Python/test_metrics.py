@@ -117,6 +117,9 @@ class MetricsTests(unittest.TestCase):
         self.assertEqual(self.ask_prometheus(port, "sum(sluice_first_token_seconds_count)"), 3)
         self.assertEqual(self.ask_prometheus(port, "sum(sluice_suppliers_connected)"), 1)
         self.assertEqual(self.ask_prometheus(port, "sluice_slots_granted"), 16)
+        self.assertEqual(self.ask_prometheus(
+            port, 'sluice_settled_tasks_total{model="echo",status="completed"}'), 3)
+        self.assertEqual(self.ask_prometheus(port, "sluice_sidecars"), 1)
 
     def ask_prometheus(self, port: int, query: str) -> float:
         """A number, once there is one."""
@@ -174,7 +177,8 @@ class AlertTests(unittest.TestCase):
         names = {"sluice_brokers"}
         names |= {f"sluice_{name}" for name in re.findall(
             r'\.(?:counter|gauge), "(\w+)"', source)}
-        names |= set(re.findall(r'name: "(sluice_\w+)"', source))
+        source += (ROOT / "Sources" / "Product" / "Telemetry" / "SettlementMetric.swift").read_text()
+        names |= set(re.findall(r'"(sluice_\w+)"', source))
         self.assertGreater(len(names), 40)
         page = (ROOT / "Protocol" / "Metrics.md").read_text()
         self.assertEqual({name for name in names if f"`{name}`" not in page}, set())

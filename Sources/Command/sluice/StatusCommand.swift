@@ -3,6 +3,7 @@ import Development
 import Foundation
 import SluiceRecordFormat
 import SluiceWire
+import Store
 import Telemetry
 
 /// Which brokers a command looks at.
@@ -23,6 +24,13 @@ struct BrokersOptions: ParsableArguments {
     func runDirectory() throws -> String {
         if let run { return run }
         return try DevelopmentHome(data ?? ".").runDirectory.path
+    }
+
+    /// What the sidecar there says; nil if none has of late.
+    func settlement() -> SettlementReport? {
+        (try? runDirectory()).flatMap {
+            SettlementReport.read(runDirectory: $0, nowUs: WallClock.nowUs)
+        }
     }
 
     /// What the brokers that live there say now.
@@ -155,7 +163,10 @@ struct MetricsCommand: AsyncParsableCommand {
         do {
             guard let listen else {
                 return Output.line(
-                    String(PrometheusText.text(try options.readings()).dropLast()))
+                    String(
+                        PrometheusText.text(
+                            try options.readings(), settlement: options.settlement()
+                        ).dropLast()))
             }
             guard let colon = listen.lastIndex(of: ":"),
                 let port = UInt16(listen[listen.index(after: colon)...]),
@@ -176,7 +187,9 @@ struct MetricsCommand: AsyncParsableCommand {
         let server: MetricsServer
         do {
             server = try await MetricsServer.start(host: host, port: port) {
-                (try? options.readings()).map { PrometheusText.text($0) }
+                (try? options.readings()).map {
+                    PrometheusText.text($0, settlement: options.settlement())
+                }
             }
         } catch {
             throw CommandFailure(

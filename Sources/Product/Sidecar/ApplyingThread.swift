@@ -49,6 +49,7 @@ final class ApplyingThread: Sendable {
             let isFinal = progress.snapshot.isFinal
             let hasApplied = try applier.step()
             if !isFinal { applier.removeExpired() }
+            applier.writeReport()
             if hasApplied { continue }
             if !applier.isStoreRefusing { applier.syncDirectory() }
             if applier.isCaughtUp {

@@ -15,6 +15,7 @@ struct RecordApplier: ~Copyable {
     /// Tasks that begin and end in one transaction cost a third less than others.
     private static let recordsPerTransaction = 8_192
     private static let daysIntervalUs: UInt64 = 3_600_000_000
+    private static let reportIntervalUs: UInt64 = 1_000_000
 
     private let files: SegmentFiles
     private let runDirectory: String
@@ -35,6 +36,8 @@ struct RecordApplier: ~Copyable {
     private var nextLostCheckUs: UInt64 = 0
     private var retention = RetentionSchedule(
         nowUs: LocalFileSystem.monotonicUs(), wallUs: LocalFileSystem.wallUs())
+    private var tally = SettlementTally()
+    private var nextReportUs: UInt64 = 0
     /// Rows that the duty at hand has removed so far.
     private var expiredCount: UInt64 = 0
 
@@ -85,9 +88,14 @@ struct RecordApplier: ~Copyable {
         do {
             // An unknown outcome is no different from a failure: the next try begins at the
             // store's cursors and does what is left.
-            let batch = try openStore().applyBatch(
+            let store = try openStore()
+            let batch = try store.applyBatch(
                 records, node: node, nowUs: LocalFileSystem.wallUs())
             if batch.hasChanges { nextSyncUs = 0 }
+            tally.settled(batch, wallUs: LocalFileSystem.wallUs()) { model in
+                // A name is worth no failure: its tasks are counted without one.
+                try? store.modelName(model)
+            }
         } catch {
             report(error)
             return false
@@ -232,8 +240,20 @@ struct RecordApplier: ~Copyable {
         return opened
     }
 
+    /// Says once a second how settling goes.
+    mutating func writeReport() {
+        let nowUs = LocalFileSystem.monotonicUs()
+        guard nowUs >= nextReportUs else { return }
+        nextReportUs = nowUs + Self.reportIntervalUs
+        let report = tally.report(
+            wallUs: LocalFileSystem.wallUs(), segmentBytes: progress.snapshot.segmentBytes)
+        // A run directory without room is for the copying thread to say; this is for looking at.
+        try? report.write(runDirectory: runDirectory)
+    }
+
     private mutating func report(_ error: StoreError) {
         isFailing = true
+        tally.refused(wallUs: LocalFileSystem.wallUs())
         guard busyGate.opens(nowUs: LocalFileSystem.monotonicUs()) else { return }
         switch error {
         case .locked: SidecarLog.write(.storeBusy)

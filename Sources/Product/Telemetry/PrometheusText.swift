@@ -1,14 +1,17 @@
 import SluiceRecordFormat
 import SluiceWire
+package import Store
 
 /// Readings in the text exposition format of Prometheus, version 0.0.4.
 package enum PrometheusText {
     /// The media type of the format.
     package static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
-    /// All metrics of all brokers. Brokers are told apart by the label `broker`, shards by
-    /// `shard`.
-    package static func text(_ readings: [BrokerReading]) -> String {
+    /// All metrics of all brokers, and what the sidecar beside them says. Brokers are told apart by
+    /// the label `broker`, shards by `shard`.
+    package static func text(
+        _ readings: [BrokerReading], settlement: SettlementReport? = nil
+    ) -> String {
         var text = ""
         header(&text, "sluice_brokers", "Brokers that live in the run directory.", "gauge")
         text += "sluice_brokers \(readings.count)\n"
@@ -20,7 +23,19 @@ package enum PrometheusText {
             header(&text, metric.name, metric.help, "histogram")
             for reading in readings { add(metric, of: reading, to: &text) }
         }
+        add(settlement, to: &text)
         return text
+    }
+
+    private static func add(_ settlement: SettlementReport?, to text: inout String) {
+        for metric in SettlementMetric.all {
+            header(&text, metric.name, metric.help, metric.kind.rawValue)
+            for sample in metric.samples(settlement) {
+                let labels = sample.labels.map { "\($0)=\"\($1)\"" }.joined(separator: ",")
+                let value = number(sample.value, isMicroseconds: metric.isMicroseconds)
+                text += "\(metric.name)\(labels.isEmpty ? "" : "{\(labels)}") \(value)\n"
+            }
+        }
     }
 
     private static func header(

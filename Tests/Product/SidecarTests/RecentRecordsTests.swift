@@ -20,30 +20,38 @@ import Testing
         var recent = RecentRecords()
         recent.append(records(2, from: 1), from: place(128), to: place(384))
         recent.append(records(3, from: 3), from: place(384), to: place(768))
-        let taken = try #require(recent.take(from: place(128), count: 100))
+        let found1 = recent.take(from: place(128), count: 100)
+        let taken = try #require(found1)
         #expect(taken.records.map(\.sequence) == [1, 2, 3, 4, 5])
         #expect(taken.end == place(768))
-        #expect(recent.take(from: place(128), count: 100) == nil)
-        #expect(recent.take(from: place(768), count: 100) == nil)
+        let none2 = recent.take(from: place(128), count: 100)
+        #expect(none2 == nil)
+        let none3 = recent.take(from: place(768), count: 100)
+        #expect(none3 == nil)
     }
 
     @Test func aReaderThatIsElsewhereReadsTheSegments() throws {
         var recent = RecentRecords()
         recent.append(records(2, from: 1), from: place(384), to: place(640))
         // Behind: what lies between stands in the segment only.
-        #expect(recent.take(from: place(128), count: 100) == nil)
+        let none4 = recent.take(from: place(128), count: 100)
+        #expect(none4 == nil)
         // In the midst of it: what was read from the segment ended there.
-        #expect(recent.take(from: place(512), count: 100) == nil)
+        let none5 = recent.take(from: place(512), count: 100)
+        #expect(none5 == nil)
         recent.append(records(1, from: 3), from: place(640), to: place(768))
-        #expect(try #require(recent.take(from: place(640), count: 100)).end == place(768))
+        let found6 = recent.take(from: place(640), count: 100)
+        #expect(found6?.end == place(768))
     }
 
     @Test func oneTakingEndsWithItsSegment() throws {
         var recent = RecentRecords()
         recent.append(records(1, from: 1), from: place(128), to: place(256))
         recent.append(records(1, from: 2), from: place(128, in: 2), to: place(256, in: 2))
-        #expect(try #require(recent.take(from: place(128), count: 100)).end == place(256))
-        let next = try #require(recent.take(from: place(128, in: 2), count: 100))
+        let found7 = recent.take(from: place(128), count: 100)
+        #expect(found7?.end == place(256))
+        let found8 = recent.take(from: place(128, in: 2), count: 100)
+        let next = try #require(found8)
         #expect(next.records.map(\.sequence) == [2])
     }
 
@@ -54,9 +62,11 @@ import Testing
                 records(10, from: UInt64(block * 10)), from: place(block * 1_280),
                 to: place((block + 1) * 1_280))
         }
-        #expect(try #require(recent.take(from: place(0), count: 25)).records.count == 20)
+        let found9 = recent.take(from: place(0), count: 25)
+        #expect(found9?.records.count == 20)
         // A block is never split.
-        #expect(try #require(recent.take(from: place(2_560), count: 5)).records.count == 10)
+        let found10 = recent.take(from: place(2_560), count: 5)
+        #expect(found10?.records.count == 10)
     }
 
     @Test func theOldestMakesRoom() throws {
@@ -67,8 +77,10 @@ import Testing
                 records(half, from: UInt64(block * half)), from: place(block * half * 128),
                 to: place((block + 1) * half * 128))
         }
-        #expect(recent.take(from: place(0), count: .max) == nil)
-        let kept = try #require(recent.take(from: place(half * 128), count: .max))
+        let none11 = recent.take(from: place(0), count: .max)
+        #expect(none11 == nil)
+        let found12 = recent.take(from: place(half * 128), count: .max)
+        let kept = try #require(found12)
         #expect(kept.records.count == 2 * half)
         #expect(kept.records.first?.sequence == UInt64(half))
     }

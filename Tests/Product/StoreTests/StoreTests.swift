@@ -127,6 +127,43 @@ import Testing
     }
 
     @Test(arguments: TestEngine.allCases)
+    func whatWasSettledIsCountedByModelStatusAndReason(_ engine: TestEngine) throws {
+        var journal = JournalSketch(instance: 9)
+        try journal.name()
+        func end(_ counter: UInt64, _ status: TaskStatus, offerModel: UInt32) -> JournalRecord {
+            EndedRecord(
+                task: TaskID(instance: 9, counter: counter), status: status, code: .completed,
+                durationUs: counter * 1_000, offerModel: offerModel
+            ).record
+        }
+        for counter in 1...4 as ClosedRange<UInt64> { journal.accept(counter) }
+        journal.append(end(1, .completed, offerModel: 2))
+        journal.append(end(2, .completed, offerModel: 2))
+        // A second end is no task.
+        journal.append(end(2, .completed, offerModel: 2))
+        let refusal = RefusedRecord(
+            account: 1, refusedAtUs: 2, code: .queueFull, model: 1, count: 3)
+        journal.append(refusal.record)
+        journal.append(refusal.record)
+        let test = try TestStore(engine)
+        let first = try test.store.applyBatch(journal.records).settled
+        let (asked, offered) = (
+            NumberedModel(instance: 9, model: 1), NumberedModel(instance: 9, model: 2)
+        )
+        #expect(first.outcomes == [ModelOutcome(model: offered, status: .completed): 2])
+        #expect(first.refusals == [.queueFull: 6])
+        #expect(first.names == [asked: "demo/one"])
+        #expect(first.oldestEndUs == 1_792_800_000_123_456 + 1_000)
+        // In a later batch, of tasks that never had a supplier: by what was asked for.
+        journal.append(end(3, .deadlineExceeded, offerModel: 0))
+        let second = try test.store.applyBatch(journal.records).settled
+        #expect(second.outcomes == [ModelOutcome(model: asked, status: .deadlineExceeded): 1])
+        #expect(second.refusals.isEmpty && second.names.isEmpty)
+        #expect(try test.store.modelName(asked) == "demo/one")
+        #expect(try test.store.modelName(offered) == nil)
+    }
+
+    @Test(arguments: TestEngine.allCases)
     func unknownKindsAreSkippedAndTheCursorPasses(_ engine: TestEngine) throws {
         var journal = JournalSketch(instance: 9)
         var strange = JournalRecord(kind: .ended)

@@ -3,6 +3,7 @@ import FoundationNetworking
 import RecordTestSupport
 import SharedMemory
 import SluiceRecordFormat
+import Store
 import Telemetry
 import Testing
 
@@ -117,6 +118,25 @@ import Testing
         #expect(types.count == lines.filter { $0.hasPrefix("# HELP ") }.count)
         #expect(!text.contains("\n\n") && text.hasSuffix("\n"))
         broker.close()
+    }
+
+    @Test func whatTheSidecarSaysStandsBesideTheBrokers() {
+        var report = SettlementReport(reportedAtUs: 1)
+        report.lagUs = 1_500_000
+        report.outcomes = [.init(model: "demo/one", status: "completed", count: 4)]
+        report.refusals = [.init(code: "queue_full", count: 2)]
+        let lines = PrometheusText.text([], settlement: report).split(separator: "\n")
+        for line in [
+            "sluice_sidecars 1",
+            "sluice_settled_tasks_total{model=\"demo/one\",status=\"completed\"} 4",
+            "sluice_refusals_total{code=\"queue_full\"} 2",
+            "sluice_settlement_lag_seconds 1.500000",
+        ] {
+            #expect(lines.contains(Substring(line)))
+        }
+        let without = PrometheusText.text([]).split(separator: "\n")
+        #expect(without.contains("sluice_sidecars 0"))
+        #expect(!without.contains { $0.hasPrefix("sluice_settlement_lag_seconds ") })
     }
 
     @Test func onlyMetricsAreServed() async throws {

@@ -15,6 +15,8 @@ package struct AppliedBatch: Equatable, Sendable {
     package var early = 0
     /// The brokers have something to learn: a `DirectorySync` is due.
     package var hasChanges = false
+    /// What was settled, for `SettlementReport`.
+    package var settled = SettledTasks()
 
     package init() {}
 }
@@ -105,6 +107,8 @@ struct RecordBatch {
     private struct OpenEntry {
         var acceptedAtUs: UInt64
         var account: UInt64
+        /// What was asked for; 0 where it has to be looked up.
+        var model: UInt32
         /// A task with the same idempotency key was charged before.
         var isRepeat: Bool
         /// It stands in `open_task`, from an earlier batch.
@@ -138,9 +142,13 @@ struct RecordBatch {
         case .refused:
             guard let refusal = RefusedRecord(record) else { return counts.unreadable += 1 }
             refused.append(refusal, of: record)
+            counts.settled.refused(refusal)
         case .name:
             guard let name = NameRecord(record) else { return counts.unreadable += 1 }
             names.append((record.instance, name))
+            counts.settled.names[
+                NumberedModel(instance: record.instance, model: name.model)] =
+                name.name.description
         case .instanceStart:
             guard let start = InstanceStartRecord(record) else { return counts.unreadable += 1 }
             started.append((record.instance, start))
@@ -162,6 +170,7 @@ struct RecordBatch {
         _ = try transaction.insertNew(refused)
         var open = try applyAccepted(transaction)
         let isNew = try applyEnded(transaction, &open)
+        countEnded(open, isNew)
         try settle(transaction, open, isNew)
         if counts.duplicates > 0 { try tally("duplicates", counts.duplicates, transaction) }
         if counts.unreadable > 0 { try tally("unreadable", counts.unreadable, transaction) }
@@ -217,8 +226,8 @@ struct RecordBatch {
         var inserted: [AcceptedRecord] = []
         for record in accepted {
             let entry = OpenEntry(
-                acceptedAtUs: record.acceptedAtUs, account: record.account, isRepeat: false,
-                isStored: false)
+                acceptedAtUs: record.acceptedAtUs, account: record.account, model: record.model,
+                isRepeat: false, isStored: false)
             guard open.updateValue(entry, forKey: record.task) == nil else {
                 countDuplicate()
                 continue
@@ -373,7 +382,26 @@ struct RecordBatch {
                 instance: unsigned(found[start]), counter: unsigned(found[start + 1]))
             open[task] = OpenEntry(
                 acceptedAtUs: unsigned(found[start + 2]), account: unsigned(found[start + 3]),
-                isRepeat: found[start + 4] != 0, isStored: true)
+                model: 0, isRepeat: found[start + 4] != 0, isStored: true)
+        }
+        try findModels(transaction, &open)
+    }
+
+    /// What was asked for by tasks that waited for longer than a batch and never had a supplier.
+    private func findModels(
+        _ transaction: any StoreTransaction, _ open: inout [TaskID: OpenEntry]
+    ) throws(StoreError) {
+        var keys: [Int64] = []
+        for record in ended where record.offerModel == 0 && open[record.task]?.model == 0 {
+            keys += [signed(record.task.instance), signed(record.task.counter)]
+        }
+        let found = try transaction.fetch(
+            ["instance", "counter", "model"], from: "accepted", where: ("instance", "counter"),
+            in: keys)
+        for start in stride(from: 0, to: found.count, by: 3) {
+            let task = TaskID(
+                instance: unsigned(found[start]), counter: unsigned(found[start + 1]))
+            open[task]?.model = UInt32(truncatingIfNeeded: found[start + 2])
         }
     }
 
@@ -429,6 +457,14 @@ struct RecordBatch {
         try transaction.insert(rows)
         try transaction.remove(
             from: "open_task", where: ("instance", "counter"), in: removed)
+    }
+
+    private mutating func countEnded(_ open: [TaskID: OpenEntry], _ isNew: [Bool]) {
+        for (index, record) in ended.enumerated() where isNew[index] {
+            guard let entry = open[record.task] else { continue }
+            counts.settled.ended(
+                record, askedFor: entry.model, atUs: entry.acceptedAtUs &+ record.durationUs)
+        }
     }
 
     // MARK: Money
