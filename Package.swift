@@ -372,6 +372,19 @@ let testTargets: [Target] = [
         ], packages: [nioCore, nioPosix, nioSSL]),
 ]
 
+/// What users of the SDKs read first. `Examples/Package.swift` is how a user's own package has them.
+let exampleTargets: [Target] = [
+    .executableTarget(
+        name: "example-ask", dependencies: ["SluiceClient"], path: "Examples/Ask",
+        swiftSettings: testSettings),
+    .executableTarget(
+        name: "example-shout", dependencies: ["SluiceSupplier"], path: "Examples/Shout",
+        swiftSettings: testSettings),
+    .testTarget(
+        name: "ExampleTests", dependencies: ["SluiceClient", "SluiceSupplier", "SluiceTesting"],
+        path: "Examples/Tests", swiftSettings: testSettings),
+]
+
 /// What the broker is measured beside over its own transport. The other peers, and how to get
 /// them, stand in `Benchmarks/`.
 let benchmarkTargets: [Target] = [
@@ -411,7 +424,7 @@ let package = Package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),
     ],
-    targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets
-        + simulatorTargets + toolTargets,
+    targets: modules.indices.map { target(at: $0) } + testTargets + exampleTargets
+        + benchmarkTargets + simulatorTargets + toolTargets,
     swiftLanguageModes: [.v6]
 )
