@@ -103,6 +103,7 @@ let modules: [Module] = [
         .runtime, "SecureTransport", uses: ["CLinuxIO", "ContentArena", "LinuxIO", "TLSEngine"]),
     Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
     Module(.runtime, "PostgresConnection", uses: ["CPostgres"]),
+    Module(.runtime, "EventLoopTasks", packages: [nioCore]),
     Module(.runtime, "SQLiteBinding", packages: [grdb, sqlite]),
 
     Module(
@@ -149,7 +150,8 @@ let modules: [Module] = [
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
     Module(
-        .product, "Gateway", uses: ["SluiceWire", "SluiceClient", "JSONScanning"],
+        .product, "Gateway",
+        uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning"],
         packages: [
             hummingbird, hummingbirdCore, hummingbirdTLS, httpTypes, serviceLifecycle, nioCore,
             nioPosix, nioSSL, logging,
@@ -348,7 +350,8 @@ let testTargets: [Target] = [
     tests("JSONScanningTests", in: "Product", uses: ["JSONScanning"]),
     tests(
         "GatewayTests", in: "Product",
-        uses: ["SluiceWire", "SluiceClient", "JSONScanning", "Gateway"], packages: [httpTypes]),
+        uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning", "Gateway"],
+        packages: [httpTypes, nioCore, nioPosix]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",

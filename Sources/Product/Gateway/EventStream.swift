@@ -5,6 +5,12 @@ import SluiceWire
 /// The bytes of a stream of server-sent events, in the order to be written. What goes wrong after
 /// the first byte is an event with the error, and nothing follows it.
 struct EventStream: Sendable {
+    /// Events that have arrived together are written together, up to about so much.
+    private static let writeBytes = 16_384
+
+    /// Events of the answer so far, and whether it ended with an error.
+    private(set) var eventCount = 0
+    private(set) var hasFailed = false
     private var open: OpenAnswer
     private let keepAlive: Duration
     private let dropsUsage: Bool
@@ -54,9 +60,11 @@ struct EventStream: Sendable {
                         phase = .ended
                         return end()
                     }
-                    if let bytes = try bytes(of: event), !bytes.isEmpty { return bytes }
+                    let bytes = try joined(event)
+                    if !bytes.isEmpty { return bytes }
                 } catch {
                     phase = .ended
+                    hasFailed = true
                     return bytes(of: error)
                 }
             case .ended: return nil
@@ -64,17 +72,27 @@ struct EventStream: Sendable {
         }
     }
 
-    /// What one event of the answer becomes; nil if nothing.
-    private mutating func bytes(of event: [UInt8]) throws(HTTPFault) -> [UInt8]? {
+    /// What one event of the answer becomes, with those that have arrived behind it.
+    private mutating func joined(_ event: [UInt8]) throws(HTTPFault) -> [UInt8] {
         if responses != nil {
+            eventCount += 1
             do throws(JSONFault) {
                 return Self.named(try responses?.add(event) ?? [])
             } catch {
                 throw HTTPFault(.supplierFailed(.supplierFailed, Receipt(task: open.task)))
             }
         }
-        if dropsUsage, EventGlance.isUsageOnly(event) { return nil }
-        return Self.data(event)
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(event.count + 8)
+        var next: [UInt8]? = event
+        while let event = next {
+            if !dropsUsage || !EventGlance.isUsageOnly(event) {
+                eventCount += 1
+                Self.append(event, to: &bytes)
+            }
+            next = bytes.count < Self.writeBytes ? open.nextTaken() : nil
+        }
+        return bytes
     }
 
     private mutating func end() -> [UInt8] {
@@ -93,10 +111,14 @@ struct EventStream: Sendable {
     private static func data(_ event: [UInt8]) -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(event.count + 8)
+        append(event, to: &bytes)
+        return bytes
+    }
+
+    private static func append(_ event: [UInt8], to bytes: inout [UInt8]) {
         bytes += "data: ".utf8
         bytes += event
         bytes += "\n\n".utf8
-        return bytes
     }
 
     /// Events of `/v1/responses` also have a name.

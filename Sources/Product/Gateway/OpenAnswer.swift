@@ -76,6 +76,11 @@ struct OpenAnswer: Sendable {
         return isEnded ? nil : try await read()
     }
 
+    /// The next event that has arrived with the ones before it; nil where it has to be waited for.
+    mutating func nextTaken() -> [UInt8]? {
+        first == nil && !isEnded ? iterator.nextTaken()?.bytes : nil
+    }
+
     private mutating func read() async throws(HTTPFault) -> [UInt8]? {
         var engineBody: [UInt8] = []
         do throws(SluiceError) {

@@ -97,6 +97,12 @@ public struct Answer: AsyncSequence, Sendable {
             try await next(isolation: nil)
         }
 
+        /// The next piece of the answer proper that `next` has taken already, without waiting; nil
+        /// where there is none.
+        package mutating func nextTaken() -> AnswerChunk? {
+            decoder.hasAnswer ? decoder.next() : nil
+        }
+
         /// The next piece: all text that has arrived, or the next event. Nil after the end.
         public mutating func next(
             isolation actor: isolated (any Actor)?
@@ -172,6 +178,9 @@ struct AnswerDecoder: Sendable {
     init(isText: Bool) {
         self.isText = isText
     }
+
+    /// The next piece is ready, and no error body.
+    var hasAnswer: Bool { nextReady < ready.count && !ready[nextReady].isError }
 
     mutating func next() -> AnswerChunk? {
         guard nextReady < ready.count else { return nil }
