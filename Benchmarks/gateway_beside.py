@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import secrets
 import shutil
 import socket
 import ssl
@@ -169,8 +170,9 @@ def nginx(port: int, is_sealed: bool, folder: str) -> Iterator[Target]:
 @contextlib.contextmanager
 def litellm(port: int, folder: str) -> Iterator[Target]:
     """LiteLLM in front of the engine."""
-    listen = free_port()
-    pathlib.Path(f"{folder}/litellm.yaml").write_text(json.dumps({"model_list": [{
+    listen, key = free_port(), f"sk-{secrets.token_hex(32)}"
+    pathlib.Path(f"{folder}/litellm.yaml").write_text(json.dumps({
+        "general_settings": {"master_key": key}, "model_list": [{
         "model_name": _MODEL, "litellm_params": {
             "model": f"openai/{_MODEL}", "api_base": f"http://127.0.0.1:{port}/v1",
             "api_key": "x"}}]}))
@@ -178,12 +180,12 @@ def litellm(port: int, folder: str) -> Iterator[Target]:
     with process([program, "--config", f"{folder}/litellm.yaml", "--host", "127.0.0.1", "--port",
                   str(listen), "--telemetry", "False"], folder) as running:
         until_open(listen)
-        yield Target("litellm", listen, "x", [running.pid])
+        yield Target("litellm", listen, key, [running.pid])
 
 
 def until_open(port: int) -> None:
     """Waits until somebody listens."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

@@ -111,7 +111,8 @@ import Testing
                 model: "demo", slots: 4, inputPrice: 200_000, outputPrice: 600_000)
             broker.supply([offer]) { _, out in
                 try await out.started(inputTokens: 1_000)
-                try await out.write("Forty words or so.", tokens: 500)
+                // A piece is never billed as more tokens than it has bytes.
+                try await out.write(String(repeating: "word ", count: 500), tokens: 500)
                 return Usage(inputTokens: 1_000, outputTokens: 500)
             }
             let sluice = broker.client

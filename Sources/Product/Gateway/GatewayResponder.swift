@@ -110,7 +110,9 @@ struct GatewayResponder: HTTPResponder {
         let lease = try await pool.lease(key, on: executor)
         let open = try await open(call, targets, lease, peer)
         _ = consume held
-        if call.isStreaming { return stream(call, open, peer, executor, since: arrived) }
+        if call.isStreaming {
+            return stream(call, open, peer, over: context.channel, since: arrived)
+        }
         defer { peer.whenGone(nil) }
         switch route {
         case .chat, .completions, .responses:
@@ -186,7 +188,7 @@ struct GatewayResponder: HTTPResponder {
     }
 
     private func stream(
-        _ call: TaskCall, _ open: OpenAnswer, _ peer: PeerWatch, _ executor: EventLoopExecutor?,
+        _ call: TaskCall, _ open: OpenAnswer, _ peer: PeerWatch, over channel: any Channel,
         since arrived: ContinuousClock.Instant
     ) -> Response {
         var headers = Self.headers("text/event-stream", open.task)
@@ -202,25 +204,13 @@ struct GatewayResponder: HTTPResponder {
                 }
                 var stream = EventStream(
                     call, open, keepAlive: keepAlive, createdAt: Self.now)
-                try await withTaskExecutorPreference(executor) {
-                    try await send(&stream, to: &writer, since: arrived)
+                while let sign = await stream.nextSignOfLife() {
+                    try await writer.write(ByteBuffer(bytes: sign))
                 }
+                try await StreamPump.run(
+                    stream, over: channel, peer: peer, metrics: metrics, since: arrived)
                 try await writer.finish(nil)
             })
-    }
-
-    private func send(
-        _ stream: inout EventStream, to writer: inout any ResponseBodyWriter,
-        since arrived: ContinuousClock.Instant
-    ) async throws {
-        var eventCount = 0
-        while let bytes = await stream.next() {
-            if eventCount == 0, stream.eventCount > 0 { metrics.began(after: .now - arrived) }
-            try await writer.write(ByteBuffer(bytes: bytes))
-            metrics.wrote(bytes.count, events: stream.eventCount - eventCount)
-            eventCount = stream.eventCount
-        }
-        if stream.hasFailed { metrics.brokeOff() }
     }
 
     // MARK: Requests and responses

@@ -82,6 +82,12 @@ public struct Answer: AsyncSequence, Sendable {
         await lifetime.task.hasArrived(within: duration)
     }
 
+    /// Calls `body` whenever there is something to read, at once if there is, from any thread and
+    /// with no lock held; nil ends that. For readers that cannot wait: `Iterator.nextArrived`.
+    package func whenReady(_ body: (@Sendable () -> Void)?) {
+        lifetime.task.whenReady(body)
+    }
+
     /// Cancels the task. Its end still comes, with what was charged.
     public func cancel() {
         lifetime.task.cancel()
@@ -97,10 +103,22 @@ public struct Answer: AsyncSequence, Sendable {
             try await next(isolation: nil)
         }
 
-        /// The next piece of the answer proper that `next` has taken already, without waiting; nil
-        /// where there is none.
-        package mutating func nextTaken() -> AnswerChunk? {
-            decoder.hasAnswer ? decoder.next() : nil
+        /// What can be read without waiting.
+        package enum Arrived {
+            case piece(AnswerChunk)
+            /// Nothing yet.
+            case nothing
+            /// The answer is complete.
+            case end
+        }
+
+        /// The next piece, without waiting for it. Throws what ended the task.
+        package mutating func nextArrived() throws(SluiceError) -> Arrived {
+            while true {
+                if let chunk = decoder.next() { return .piece(chunk) }
+                guard let delivery = lifetime.task.nextArrived() else { return .nothing }
+                guard try take(delivery) else { return .end }
+            }
         }
 
         /// The next piece: all text that has arrived, or the next event. Nil after the end.
@@ -109,16 +127,22 @@ public struct Answer: AsyncSequence, Sendable {
         ) async throws(SluiceError) -> AnswerChunk? {
             while true {
                 if let chunk = decoder.next() { return chunk }
-                switch await lifetime.task.next(untilEnd: false) {
-                case .frames(let frames):
-                    guard decoder.add(frames) else {
-                        lifetime.task.cancel()
-                        throw .supplierFailed(.supplierFailed, lifetime.task.receipt)
-                    }
-                case .cancelledHere(let receipt): throw .cancelled(receipt)
-                case .end(.success): return nil
-                case .end(.failure(let error)): throw error
+                guard try take(await lifetime.task.next(untilEnd: false)) else { return nil }
+            }
+        }
+
+        /// False at the end of a complete answer.
+        private mutating func take(_ delivery: ClientTask.Delivery) throws(SluiceError) -> Bool {
+            switch delivery {
+            case .frames(let frames):
+                guard decoder.add(frames) else {
+                    lifetime.task.cancel()
+                    throw .supplierFailed(.supplierFailed, lifetime.task.receipt)
                 }
+                return true
+            case .cancelledHere(let receipt): throw .cancelled(receipt)
+            case .end(.success): return false
+            case .end(.failure(let error)): throw error
             }
         }
     }
@@ -178,9 +202,6 @@ struct AnswerDecoder: Sendable {
     init(isText: Bool) {
         self.isText = isText
     }
-
-    /// The next piece is ready, and no error body.
-    var hasAnswer: Bool { nextReady < ready.count && !ready[nextReady].isError }
 
     mutating func next() -> AnswerChunk? {
         guard nextReady < ready.count else { return nil }
