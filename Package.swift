@@ -68,6 +68,7 @@ let nioConcurrency = Target.Dependency.product(
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioHTTPTypes = Target.Dependency.product(name: "NIOHTTPTypes", package: "swift-nio-extras")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
@@ -103,6 +104,7 @@ let modules: [Module] = [
         .runtime, "SecureTransport", uses: ["CLinuxIO", "ContentArena", "LinuxIO", "TLSEngine"]),
     Module(.runtime, "SharedMemory", uses: ["CLinuxIO", "SluiceWire", "SluiceRecordFormat"]),
     Module(.runtime, "PostgresConnection", uses: ["CPostgres"]),
+    Module(.runtime, "EventLoopTasks", packages: [nioCore]),
     Module(.runtime, "SQLiteBinding", packages: [grdb, sqlite]),
 
     Module(
@@ -149,10 +151,11 @@ let modules: [Module] = [
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
     Module(
-        .product, "Gateway", uses: ["SluiceWire", "SluiceClient", "JSONScanning"],
+        .product, "Gateway",
+        uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning"],
         packages: [
             hummingbird, hummingbirdCore, hummingbirdTLS, httpTypes, serviceLifecycle, nioCore,
-            nioPosix, nioSSL, logging,
+            nioPosix, nioHTTPTypes, nioSSL, logging,
         ]),
     Module(
         .product, "Development",
@@ -348,7 +351,8 @@ let testTargets: [Target] = [
     tests("JSONScanningTests", in: "Product", uses: ["JSONScanning"]),
     tests(
         "GatewayTests", in: "Product",
-        uses: ["SluiceWire", "SluiceClient", "JSONScanning", "Gateway"], packages: [httpTypes]),
+        uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning", "Gateway"],
+        packages: [httpTypes, nioCore, nioPosix]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",
@@ -370,6 +374,19 @@ let testTargets: [Target] = [
             "SluiceWire", "SluiceSession", "SluiceTransport", "SluiceClient", "SluiceSupplier",
             "SluiceTesting",
         ], packages: [nioCore, nioPosix, nioSSL]),
+]
+
+/// What users of the SDKs read first. `Examples/Package.swift` is how a user's own package has them.
+let exampleTargets: [Target] = [
+    .executableTarget(
+        name: "example-ask", dependencies: ["SluiceClient"], path: "Examples/Ask",
+        swiftSettings: testSettings),
+    .executableTarget(
+        name: "example-shout", dependencies: ["SluiceSupplier"], path: "Examples/Shout",
+        swiftSettings: testSettings),
+    .testTarget(
+        name: "ExampleTests", dependencies: ["SluiceClient", "SluiceSupplier", "SluiceTesting"],
+        path: "Examples/Tests", swiftSettings: testSettings),
 ]
 
 /// What the broker is measured beside over its own transport. The other peers, and how to get
@@ -399,6 +416,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", .upToNextMinor(from: "1.16.2")),
         .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
         .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
+        .package(
+            url: "https://github.com/apple/swift-nio-extras", .upToNextMinor(from: "1.35.2")),
         .package(url: "https://github.com/groue/GRDB.swift", .upToNextMinor(from: "7.10.0")),
         .package(
             url: "https://github.com/hummingbird-project/hummingbird",
@@ -411,7 +430,7 @@ let package = Package(
             url: "https://github.com/swift-server/async-http-client",
             .upToNextMinor(from: "1.37.0")),
     ],
-    targets: modules.indices.map { target(at: $0) } + testTargets + benchmarkTargets
-        + simulatorTargets + toolTargets,
+    targets: modules.indices.map { target(at: $0) } + testTargets + exampleTargets
+        + benchmarkTargets + simulatorTargets + toolTargets,
     swiftLanguageModes: [.v6]
 )

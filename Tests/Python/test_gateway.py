@@ -15,7 +15,9 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 
 try:
@@ -385,20 +387,38 @@ class GatewayTests(unittest.TestCase):
                 data += connection.recv(4_096)
         self.assertTrue(data.startswith(b"HTTP/1.1 200"))
 
-    def test_a_reader_that_stands_still_holds_the_engine(self) -> None:
-        before = self.upstream.sent
-        with self.open_stream("flood 5000") as connection:
-            connection.settimeout(_PATIENCE_SECONDS)
-            self.assertTrue(connection.recv(100))
+    def test_readers_that_stand_still_hold_the_engine_cost_little_memory_and_are_ended(self) -> None:
+        """Four answers of 100 MB whose readers take a hundred bytes and then nothing."""
+        def resident_bytes() -> int:
+            status = pathlib.Path(f"/proc/{pids['gateway']}/status").read_text()
+            return int(status.partition("VmRSS:")[2].split()[0]) * 1_024
+
+        pids: dict[str, int] = self.ready["pids"]  # type: ignore[assignment]
+        self.post(self.ask("say 1"))  # what is made once is made
+        sent, gone, resident = self.upstream.sent, self.upstream.gone, resident_bytes()
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                connection = stack.enter_context(self.open_stream("flood 5000"))
+                connection.settimeout(_PATIENCE_SECONDS)
+                self.assertTrue(connection.recv(100))
             # What fits on the way: sockets, windows and one event; far below the whole.
             last, since = -1, time.monotonic()
             while time.monotonic() - since < 1.5:
                 if self.upstream.sent != last:
                     last, since = self.upstream.sent, time.monotonic()
                 time.sleep(0.05)
-            self.assertLess(self.upstream.sent - before, 40_000_000)
-        gone = self.upstream.gone
-        self.until(lambda: self.upstream.gone >= gone, "it is cancelled")
+            self.assertLess(self.upstream.sent - sent, 4 * 40_000_000)
+            self.assertLess(resident_bytes() - resident, 16 * 1_048_576)
+            # Nobody reads for 30 s: the slots are for others. The sockets are open all the time.
+            deadline = time.monotonic() + 30 + _PATIENCE_SECONDS
+            while self.upstream.gone < gone + 4:
+                self.assertLess(time.monotonic(), deadline, "the engine is still read")
+                time.sleep(0.1)
+            self.assertLess(resident_bytes() - resident, 16 * 1_048_576)
+        records = subprocess.run(
+            [program("sluice", "SLUICE_COMMAND"), "records", "--data", f"{self.folder}/data",
+             "--json", "--last", "8"], capture_output=True, text=True, check=True).stdout
+        self.assertGreaterEqual(records.count('"stalled"'), 4, records)
 
     def test_no_text_of_a_request_or_answer_is_in_the_deployment_s_log(self) -> None:
         self.post(self.ask("say 1 canary-in-a-prompt"))
@@ -440,6 +460,57 @@ class GatewayProcessTests(unittest.TestCase):
             self.assertIn("retry-after", caught.exception.response.headers)
             process.terminate()
             self.assertEqual(process.wait(_PATIENCE_SECONDS), 0)
+
+    def test_prometheus_reads_what_the_gateway_did(self) -> None:
+        with serving() as upstream, deployment(upstream.url) as (ready, _), self.gateway(
+                "--broker", str(ready["broker"]), "--ca", str(ready["ca"]), "--metrics-port",
+                "0") as (_, line):
+            key = str(ready["clientKey"])
+            client = openai.OpenAI(base_url=f"{line['http']}/v1", api_key=key, max_retries=0)
+            self.addCleanup(client.close)
+
+            def ask(text: str, **members: object) -> object:
+                return client.chat.completions.create(**{  # type: ignore[call-overload]
+                    "model": MODEL, "messages": [{"role": "user", "content": text}], **members})
+
+            self.assertEqual(len(list(ask("say 20", stream=True))), 20)  # type: ignore[call-overload]
+            ask("say 5")
+            with self.assertRaises(openai.NotFoundError):
+                ask("say 1", model="no-such-model")
+            with self.assertRaises(urllib.error.HTTPError):
+                urllib.request.urlopen(f"{line['http']}/{key}", timeout=_PATIENCE_SECONDS)
+            running = ask("slow 400", stream=True)
+            next(iter(running))  # type: ignore[call-overload]
+            text = self.metrics(line)
+            checked = subprocess.run(["promtool", "check", "metrics"], input=text.encode(),
+                                     capture_output=True)
+            self.assertEqual((checked.returncode, checked.stderr), (0, b""))
+            self.assertNotIn(key, text)
+            samples = dict(sample.rsplit(" ", 1) for sample in text.splitlines()
+                           if not sample.startswith("#"))
+            chat = 'sluice_gateway_requests_total{route="/v1/chat/completions",status="%d"}'
+            self.assertEqual(samples[chat % 200], "3")
+            self.assertEqual(samples[chat % 404], "1")
+            self.assertEqual(
+                samples['sluice_gateway_requests_total{route="other",status="404"}'], "1")
+            self.assertGreaterEqual(int(samples["sluice_gateway_events_total"]), 21)
+            self.assertGreater(int(samples["sluice_gateway_answer_bytes_total"]), 2_000)
+            self.assertGreater(int(samples["sluice_gateway_request_bytes_total"]), 100)
+            self.assertEqual(samples["sluice_gateway_streams_open"], "1")
+            self.assertEqual(samples["sluice_gateway_streams_broken_total"], "0")
+            self.assertEqual(samples["sluice_gateway_first_byte_seconds_count"], "3")
+            self.assertGreater(float(samples["sluice_gateway_first_byte_seconds_sum"]), 0)
+            running.close()  # type: ignore[attr-defined]
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while "sluice_gateway_streams_open 0\n" not in self.metrics(line):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.05)
+
+    @staticmethod
+    def metrics(line: dict[str, object]) -> str:
+        """What Prometheus would get."""
+        with urllib.request.urlopen(str(line["metrics"]), timeout=_PATIENCE_SECONDS) as response:
+            return response.read().decode()
 
     def test_a_stop_lets_a_running_stream_end(self) -> None:
         with serving() as upstream, deployment(upstream.url) as (ready, folder):

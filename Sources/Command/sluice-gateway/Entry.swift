@@ -27,6 +27,13 @@ import SluiceClient
     @Option(help: "Port to listen on; 0 takes a free one.")
     var port = 8_080
 
+    @Option(
+        help: "Port of Prometheus' /metrics, in plain HTTP; 0 takes a free one. None without it.")
+    var metricsPort: Int?
+
+    @Option(help: "Address of --metrics-port.")
+    var metricsHost = "127.0.0.1"
+
     @Option(help: "PEM file with the certificate chain for HTTPS; else plain HTTP.")
     var certificate: String?
 
@@ -73,13 +80,16 @@ import SluiceClient
         }
         let configuration = try gatewayConfiguration()
         let scheme = configuration.certificate == nil ? "http" : "https"
-        let place = host.contains(":") ? "[\(host)]" : host
+        let (place, metricsPlace) = (Self.place(host), Self.place(metricsHost))
         let signals = StopSignals(watchesParent: parentPipe)
         defer { withExtendedLifetime(signals) {} }
         do {
-            try await Gateway.run(configuration, stops: signals.stops) { port in
+            try await Gateway.run(configuration, stops: signals.stops) { port, metricsPort in
+                let metrics =
+                    metricsPort.map { #","metrics":"http://\#(metricsPlace):\#($0)/metrics""# }
+                    ?? ""
                 let line =
-                    #"{"event":"listening","port":\#(port),"http":"\#(scheme)://\#(place):\#(port)"}"#
+                    #"{"event":"listening","port":\#(port),"http":"\#(scheme)://\#(place):\#(port)"\#(metrics)}"#
                 try? FileHandle.standardOutput.write(contentsOf: Data("\(line)\n".utf8))
             }
         } catch let error as GatewayError {
@@ -88,9 +98,18 @@ import SluiceClient
         }
     }
 
+    /// An address as a URL has it.
+    private static func place(_ host: String) -> String {
+        host.contains(":") ? "[\(host)]" : host
+    }
+
     private func gatewayConfiguration() throws -> GatewayConfiguration {
         guard !broker.isEmpty else { throw ValidationError("--broker is needed.") }
-        guard (0...65_535).contains(port) else { throw ValidationError("--port is 0 to 65535.") }
+        for (name, value) in [("port", port), ("metrics-port", metricsPort ?? 0)] {
+            guard (0...65_535).contains(value) else {
+                throw ValidationError("--\(name) is 0 to 65535.")
+            }
+        }
         guard (1_024...1_073_741_824).contains(bodyBytes) else {
             throw ValidationError("--body-bytes is 1024 to 1073741824.")
         }
@@ -105,6 +124,7 @@ import SluiceClient
             brokers: broker, trust: ca.map { .file($0) } ?? .systemRoots)
         configuration.host = host
         configuration.port = port
+        configuration.metrics = metricsPort.map { (metricsHost, $0) }
         switch (certificate, key) {
         case (let chain?, let key?): configuration.certificate = (chain, key)
         case (nil, nil): break

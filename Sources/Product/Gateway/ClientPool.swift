@@ -1,10 +1,11 @@
+package import EventLoopTasks
 package import SluiceClient
 package import SluiceWire
 import Synchronization
 
-/// One client of the broker for each API key that is in use, found by the key's hash. Bounded:
-/// those nobody has used for a while are closed, and where all are in use a new key is turned away.
-/// Any thread.
+/// One client of the broker for each API key and event loop that are in use, found by the key's
+/// hash. Bounded: those nobody has used for a while are closed, and where all are in use a new key
+/// is turned away. Any thread.
 package final class ClientPool: Sendable {
     /// Limits of a pool.
     package struct Limits: Sendable {
@@ -21,7 +22,13 @@ package final class ClientPool: Sendable {
         package init() {}
     }
 
-    /// What the pool holds of one key.
+    /// Whose client it is, and on which loop.
+    fileprivate struct Place: Hashable {
+        let hash: [UInt8]
+        let loop: ObjectIdentifier?
+    }
+
+    /// What the pool holds of one key on one loop.
     fileprivate final class Entry: Sendable {
         let client: SluiceClient
         let connection: ConnectionState
@@ -49,7 +56,7 @@ package final class ClientPool: Sendable {
     }
 
     fileprivate struct State {
-        var uses: [[UInt8]: Use] = [:]
+        var uses: [Place: Use] = [:]
         var refused: [[UInt8]: Refusal] = [:]
         var isClosed = false
     }
@@ -66,19 +73,23 @@ package final class ClientPool: Sendable {
     /// Clients that are open.
     package var count: Int { state.withLock { $0.uses.count } }
 
-    /// A client for a key, to be let go with the lease. Throws a fault: 401 for a key that was
-    /// refused just now, 503 where there are too many keys.
-    package func lease(_ key: String) async throws(HTTPFault) -> ClientLease {
-        let hash = SHA256.digest(Array(key.utf8))
-        if let lease = try existing(hash) { return lease }
-        let entry = try await open(key)
-        let used = state.withLock { $0.add(entry, hash, clientsMax: limits.clientsMax) }
+    /// A client for a key, to be let go with the lease; its connection is on the executor's loop.
+    /// Throws a fault: 401 for a key that was refused just now, 503 where there are too many keys.
+    package func lease(
+        _ key: String, on executor: EventLoopExecutor? = nil
+    ) async throws(HTTPFault) -> ClientLease {
+        let place = Place(
+            hash: SHA256.digest(Array(key.utf8)), loop: executor.map { ObjectIdentifier($0) })
+        if let lease = try existing(place) { return lease }
+        let entry = try await open(key, on: executor)
+        let used = state.withLock { $0.add(entry, place, clientsMax: limits.clientsMax) }
         if used !== entry { entry.closer.finish() }
         guard let used else { throw .overloaded }
-        return ClientLease(self, hash, used)
+        return ClientLease(self, place, used)
     }
 
-    private func existing(_ hash: [UInt8]) throws(HTTPFault) -> ClientLease? {
+    private func existing(_ place: Place) throws(HTTPFault) -> ClientLease? {
+        let hash = place.hash
         let now = ContinuousClock.now
         let (entry, refusal) = state.withLock { state -> (Entry?, HTTPFault?) in
             if state.isClosed { return (nil, .overloaded) }
@@ -86,13 +97,15 @@ package final class ClientPool: Sendable {
                 if refusal.until > now { return (nil, HTTPFault(.refused(refusal.code))) }
                 state.refused[hash] = nil
             }
-            return (state.use(hash), nil)
+            return (state.use(place), nil)
         }
         if let refusal { throw refusal }
-        return entry.map { ClientLease(self, hash, $0) }
+        return entry.map { ClientLease(self, place, $0) }
     }
 
-    private func open(_ key: String) async throws(HTTPFault) -> Entry {
+    private func open(
+        _ key: String, on executor: EventLoopExecutor?
+    ) async throws(HTTPFault) -> Entry {
         let connection = ConnectionState()
         let configuration = SluiceClient.Configuration(
             brokers: brokers, key: key, trust: trust, onEvent: { connection.note($0) })
@@ -101,7 +114,9 @@ package final class ClientPool: Sendable {
             return try await withCheckedThrowingContinuation { opened in
                 Task {
                     do {
-                        try await SluiceClient.withClient(configuration) { client in
+                        try await SluiceClient.withClient(
+                            configuration, executor: executor
+                        ) { client in
                             opened.resume(
                                 returning: Entry(
                                     client: client, connection: connection, closer: closer))
@@ -118,21 +133,23 @@ package final class ClientPool: Sendable {
         }
     }
 
-    fileprivate func release(_ hash: [UInt8], _ entry: Entry) {
+    fileprivate func release(_ place: Place, _ entry: Entry) {
         state.withLock { state in
             // Another client may have taken the place of one whose key was refused.
-            guard state.uses[hash]?.entry === entry else { return }
-            state.uses[hash]?.users -= 1
-            state.uses[hash]?.lastUsed = .now
+            guard state.uses[place]?.entry === entry else { return }
+            state.uses[place]?.users -= 1
+            state.uses[place]?.lastUsed = .now
         }
     }
 
-    /// The broker does not take the key: it is not asked again at once, and its client, which
-    /// would go on trying, is closed.
+    /// The broker does not take the key: it is not asked again at once, and its clients, which
+    /// would go on trying, are closed.
     fileprivate func refuse(_ hash: [UInt8], _ code: WireCode) {
         let now = ContinuousClock.now
         state.withLock { state in
-            state.uses.removeValue(forKey: hash)?.entry.closer.finish()
+            for place in state.uses.keys where place.hash == hash {
+                state.uses.removeValue(forKey: place)?.entry.closer.finish()
+            }
             if state.refused.count >= limits.refusalsMax {
                 state.refused = state.refused.filter { $0.value.until > now }
             }
@@ -148,7 +165,7 @@ package final class ClientPool: Sendable {
             let idle = state.uses.filter {
                 $0.value.users == 0 && now - $0.value.lastUsed >= limits.idleTime
             }
-            for hash in idle.keys { state.uses.removeValue(forKey: hash)?.entry.closer.finish() }
+            for place in idle.keys { state.uses.removeValue(forKey: place)?.entry.closer.finish() }
             state.refused = state.refused.filter { $0.value.until > now }
         }
     }
@@ -164,29 +181,29 @@ package final class ClientPool: Sendable {
 }
 
 extension ClientPool.State {
-    /// Counts one more user of the client of this key, if there is one.
-    fileprivate mutating func use(_ hash: [UInt8]) -> ClientPool.Entry? {
-        guard let entry = uses[hash]?.entry else { return nil }
-        uses[hash]?.users += 1
+    /// Counts one more user of the client of this place, if there is one.
+    fileprivate mutating func use(_ place: ClientPool.Place) -> ClientPool.Entry? {
+        guard let entry = uses[place]?.entry else { return nil }
+        uses[place]?.users += 1
         return entry
     }
 
     /// Takes a new client in and uses it, or the one that another request has added meanwhile; nil
     /// where there is no room, or no more use.
     fileprivate mutating func add(
-        _ entry: ClientPool.Entry, _ hash: [UInt8], clientsMax: Int
+        _ entry: ClientPool.Entry, _ place: ClientPool.Place, clientsMax: Int
     ) -> ClientPool.Entry? {
         guard !isClosed else { return nil }
-        if let earlier = use(hash) { return earlier }
+        if let earlier = use(place) { return earlier }
         if uses.count >= clientsMax {
             guard let idle = longestIdle else { return nil }
             uses.removeValue(forKey: idle)?.entry.closer.finish()
         }
-        uses[hash] = ClientPool.Use(entry: entry)
-        return use(hash)
+        uses[place] = ClientPool.Use(entry: entry)
+        return use(place)
     }
 
-    fileprivate var longestIdle: [UInt8]? {
+    fileprivate var longestIdle: ClientPool.Place? {
         uses.filter { $0.value.users == 0 }.min { $0.value.lastUsed < $1.value.lastUsed }?.key
     }
 }
@@ -208,17 +225,19 @@ package final class ConnectionState: Sendable {
 /// The use of one client by one request; its client stays open as long as it is held.
 package final class ClientLease: Sendable {
     private let pool: ClientPool
+    private let place: ClientPool.Place
     private let entry: ClientPool.Entry
-    /// Of the key.
-    package let hash: [UInt8]
 
-    fileprivate init(_ pool: ClientPool, _ hash: [UInt8], _ entry: ClientPool.Entry) {
-        (self.pool, self.hash, self.entry) = (pool, hash, entry)
+    fileprivate init(_ pool: ClientPool, _ place: ClientPool.Place, _ entry: ClientPool.Entry) {
+        (self.pool, self.place, self.entry) = (pool, place, entry)
     }
 
     deinit {
-        pool.release(hash, entry)
+        pool.release(place, entry)
     }
+
+    /// Of the key.
+    package var hash: [UInt8] { place.hash }
 
     package var client: SluiceClient { entry.client }
 

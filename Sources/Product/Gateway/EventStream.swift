@@ -5,6 +5,12 @@ import SluiceWire
 /// The bytes of a stream of server-sent events, in the order to be written. What goes wrong after
 /// the first byte is an event with the error, and nothing follows it.
 struct EventStream: Sendable {
+    /// Events that have arrived together are written together, up to about so much.
+    private static let writeBytes = 16_384
+
+    /// Events of the answer so far, and whether it ended with an error.
+    private(set) var eventCount = 0
+    private(set) var hasFailed = false
     private var open: OpenAnswer
     private let keepAlive: Duration
     private let dropsUsage: Bool
@@ -16,8 +22,18 @@ struct EventStream: Sendable {
         case queued
         /// For the first event; signs of life are sent.
         case waiting
+        /// The first event or the end is there, and nothing of it was taken.
+        case ready
         case running
-        case ended
+    }
+
+    /// What to do next.
+    enum Step {
+        case write([UInt8])
+        /// Nothing follows.
+        case last([UInt8])
+        /// Until `whenReady` calls.
+        case wait
     }
 
     init(_ call: TaskCall, _ open: OpenAnswer, keepAlive: Duration, createdAt: Int64) {
@@ -32,49 +48,68 @@ struct EventStream: Sendable {
         }
     }
 
-    /// What to write next; nil at the end.
-    mutating func next() async -> [UInt8]? {
-        while true {
-            switch phase {
-            case .queued:
-                phase = .waiting
+    /// What to write while the answer is waited for; nil as soon as `step` has something to say.
+    mutating func nextSignOfLife() async -> [UInt8]? {
+        switch phase {
+        case .queued:
+            phase = .waiting
+            return Self.signOfLife
+        case .waiting:
+            guard await open.hasArrived(within: keepAlive) || Task.isCancelled else {
                 return Self.signOfLife
-            case .waiting:
-                guard await open.hasArrived(within: keepAlive) || Task.isCancelled else {
-                    return Self.signOfLife
-                }
-                phase = .running
-                if responses != nil {
-                    let events = responses?.begin() ?? []
-                    return Self.named(events)
-                }
-            case .running:
-                do throws(HTTPFault) {
-                    guard let event = try await open.next() else {
-                        phase = .ended
-                        return end()
-                    }
-                    if let bytes = try bytes(of: event), !bytes.isEmpty { return bytes }
-                } catch {
-                    phase = .ended
-                    return bytes(of: error)
-                }
-            case .ended: return nil
             }
+            phase = .ready
+            return nil
+        case .ready, .running: return nil
         }
     }
 
-    /// What one event of the answer becomes; nil if nothing.
-    private mutating func bytes(of event: [UInt8]) throws(HTTPFault) -> [UInt8]? {
+    /// Takes what has arrived; not again after the last.
+    mutating func step() -> Step {
+        var bytes: [UInt8] = []
+        if case .ready = phase {
+            phase = .running
+            if responses != nil { bytes += Self.named(responses?.begin() ?? []) }
+        }
+        do throws(HTTPFault) {
+            while bytes.count < Self.writeBytes {
+                switch try open.nextArrived() {
+                case .event(let event): try append(event, to: &bytes)
+                case .nothing: return bytes.isEmpty ? .wait : .write(bytes)
+                case .end: return .last(bytes + end())
+                }
+            }
+            return .write(bytes)
+        } catch {
+            hasFailed = true
+            return .last(bytes + self.bytes(of: error))
+        }
+    }
+
+    /// Calls `body` when `step` has something new to say, from any thread; nil ends that.
+    func whenReady(_ body: (@Sendable () -> Void)?) {
+        open.whenReady(body)
+    }
+
+    /// Cancels the task; `step` says so.
+    func cancel() {
+        open.cancel()
+    }
+
+    private mutating func append(
+        _ event: [UInt8], to bytes: inout [UInt8]
+    ) throws(HTTPFault) {
         if responses != nil {
+            eventCount += 1
             do throws(JSONFault) {
-                return Self.named(try responses?.add(event) ?? [])
+                bytes += Self.named(try responses?.add(event) ?? [])
             } catch {
                 throw HTTPFault(.supplierFailed(.supplierFailed, Receipt(task: open.task)))
             }
+        } else if !dropsUsage || !EventGlance.isUsageOnly(event) {
+            eventCount += 1
+            Self.append(event, to: &bytes)
         }
-        if dropsUsage, EventGlance.isUsageOnly(event) { return nil }
-        return Self.data(event)
     }
 
     private mutating func end() -> [UInt8] {
@@ -93,10 +128,14 @@ struct EventStream: Sendable {
     private static func data(_ event: [UInt8]) -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(event.count + 8)
+        append(event, to: &bytes)
+        return bytes
+    }
+
+    private static func append(_ event: [UInt8], to bytes: inout [UInt8]) {
         bytes += "data: ".utf8
         bytes += event
         bytes += "\n\n".utf8
-        return bytes
     }
 
     /// Events of `/v1/responses` also have a name.

@@ -1,3 +1,4 @@
+import EventLoopTasks
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -5,6 +6,7 @@ import HummingbirdCore
 import HummingbirdTLS
 import Logging
 import NIOCore
+import NIOPosix
 import NIOSSL
 import ServiceLifecycle
 package import SluiceClient
@@ -15,6 +17,8 @@ package struct GatewayConfiguration: Sendable {
     package var host = "127.0.0.1"
     /// 0 takes a free port.
     package var port = 0
+    /// Where Prometheus may ask, in plain HTTP; nil = nowhere. Port 0 takes a free one.
+    package var metrics: (host: String, port: Int)?
     /// PEM files of a certificate chain and its key; nil = plain HTTP.
     package var certificate: (chain: String, key: String)?
     /// Brokers as `host:port`.
@@ -69,29 +73,50 @@ package enum GatewayError: Error, CustomStringConvertible {
 /// nothing and logs nothing.
 package enum Gateway {
     /// Serves until `stops` yields, then lets answers go on for the grace time; a second stop ends
-    /// them at once. `onListening` is told the port.
+    /// them at once. `onListening` is told the port, and that of the metrics where there is one.
     package static func run(
         _ configuration: GatewayConfiguration, stops: AsyncStream<Void>,
-        onListening: @escaping @Sendable (Int) -> Void
+        onListening: @escaping @Sendable (Int, Int?) -> Void
     ) async throws {
         let pool = ClientPool(brokers: configuration.brokers, trust: configuration.trust)
         defer { pool.close() }
+        let loops = MultiThreadedEventLoopGroup.singleton
+        let metrics = GatewayMetrics()
         let responder = GatewayResponder(
             configuration: configuration, pool: pool,
             bodies: BodyBudget(limit: configuration.heldBodyBytesMax),
             affinity: PrefixAffinity(secret: configuration.affinitySecret ?? randomSecret()),
-            startedAt: wallClockSeconds())
+            metrics: metrics,
+            executors: loops.makeIterator().reduce(into: [:]) { executors, loop in
+                executors[ObjectIdentifier(loop)] = EventLoopExecutor(loop)
+            }, startedAt: wallClockSeconds())
         // A logger of a library could be given a request; this one has no output.
         let logger = Logger(label: "sluice-gateway") { _ in SwiftLogNoOpLogHandler() }
+        let (metricsPorts, metricsPort) = AsyncStream<Int>.makeStream()
         let application = Application(
             responder: responder, server: try server(configuration),
             configuration: ApplicationConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), backlog: 1_024,
                 availableConnectionsDelegate: MaximumAvailableConnections(
                     configuration.connectionsMax)),
-            onServerRunning: { onListening($0.localAddress?.port ?? 0) }, logger: logger)
-        var group = ServiceGroupConfiguration(
-            services: [.init(service: application)], logger: logger)
+            onServerRunning: { channel in
+                let port = channel.localAddress?.port ?? 0
+                guard configuration.metrics != nil else { return onListening(port, nil) }
+                for await metricsPort in metricsPorts { return onListening(port, metricsPort) }
+            }, eventLoopGroupProvider: .shared(loops), logger: logger)
+        var services = [ServiceGroupConfiguration.ServiceConfiguration(service: application)]
+        if let (host, port) = configuration.metrics {
+            let door = Application(
+                responder: MetricsResponder(metrics: metrics),
+                server: .http1(configuration: .init(idleTimeout: .seconds(75))),
+                configuration: ApplicationConfiguration(
+                    address: .hostname(host, port: port),
+                    availableConnectionsDelegate: MaximumAvailableConnections(64)),
+                onServerRunning: { metricsPort.yield($0.localAddress?.port ?? 0) },
+                eventLoopGroupProvider: .shared(loops), logger: logger)
+            services.append(.init(service: door))
+        }
+        var group = ServiceGroupConfiguration(services: services, logger: logger)
         group.maximumGracefulShutdownDuration = configuration.graceTime
         try await serve(ServiceGroup(configuration: group), pool, stops)
     }

@@ -1,3 +1,4 @@
+import EventLoopTasks
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -26,17 +27,23 @@ struct GatewayResponder: HTTPResponder {
     let pool: ClientPool
     let bodies: BodyBudget
     let affinity: PrefixAffinity
+    let metrics: GatewayMetrics
+    /// By the identity of their loop.
+    let executors: [ObjectIdentifier: EventLoopExecutor]
     /// Seconds since 1970, for `created`.
     let startedAt: Int64
 
     func respond(to request: Request, context: GatewayContext) async throws -> Response {
+        let response: Response
         do throws(HTTPFault) {
-            return try await route(request, context)
+            response = try await route(request, context)
         } catch {
-            return Response(
+            response = Response(
                 status: error.status, headers: error.headers,
                 body: ResponseBody(byteBuffer: ByteBuffer(bytes: error.body)))
         }
+        metrics.answered(request.uri.path, status: response.status.code)
+        return response
     }
 
     private func route(
@@ -88,22 +95,33 @@ struct GatewayResponder: HTTPResponder {
     private func run(
         _ route: TaskRoute, _ request: Request, _ context: GatewayContext
     ) async throws(HTTPFault) -> Response {
+        let arrived = ContinuousClock.now
         let key = try Self.key(of: request)
         let held = try await bodies.read(request, limit: configuration.bodyBytesMax)
+        metrics.read(held.bytes.count)
         let call = try TaskCall(route, body: held.bytes, headers: request.headers)
         guard
             let targets = configuration.models.targets(
                 of: call.model, listed: call.options.models)
         else { throw HTTPFault(.rejected(Rejection(code: .modelUnknown))) }
         let peer = try await Self.peer(of: context.channel)
-        let lease = try await pool.lease(key)
+        // A stream is read from the broker and written to its client by one thread.
+        let executor = executors[ObjectIdentifier(context.channel.eventLoop)]
+        let lease = try await pool.lease(key, on: executor)
         let open = try await open(call, targets, lease, peer)
         _ = consume held
-        if call.isStreaming { return stream(call, open, peer) }
+        if call.isStreaming {
+            return stream(call, open, peer, over: context.channel, since: arrived)
+        }
         defer { peer.whenGone(nil) }
         switch route {
-        case .chat, .completions, .responses: return try await join(call, open)
-        case .embeddings, .images: return passOn(open)
+        case .chat, .completions, .responses:
+            let response = try await join(call, open)
+            metrics.began(after: .now - arrived)
+            return response
+        case .embeddings, .images:
+            metrics.began(after: .now - arrived)
+            return passOn(open)
         }
     }
 
@@ -147,9 +165,11 @@ struct GatewayResponder: HTTPResponder {
                 throw HTTPFault(.supplierFailed(.supplierFailed, Receipt(task: open.task)))
             }
         }
+        let joined = joiner.joined()
+        metrics.wrote(joined.count, events: 0)
         return Response(
             status: .ok, headers: Self.headers("application/json", open.task),
-            body: ResponseBody(byteBuffer: ByteBuffer(bytes: joiner.joined())))
+            body: ResponseBody(byteBuffer: ByteBuffer(bytes: joined)))
     }
 
     /// Sends an engine's JSON body on as it comes. An error in the middle breaks the connection:
@@ -161,24 +181,34 @@ struct GatewayResponder: HTTPResponder {
                 var open = open
                 while let bytes = try await open.next() {
                     try await writer.write(ByteBuffer(bytes: bytes))
+                    metrics.wrote(bytes.count, events: 0)
                 }
                 try await writer.finish(nil)
             })
     }
 
-    private func stream(_ call: TaskCall, _ open: OpenAnswer, _ peer: PeerWatch) -> Response {
+    private func stream(
+        _ call: TaskCall, _ open: OpenAnswer, _ peer: PeerWatch, over channel: any Channel,
+        since arrived: ContinuousClock.Instant
+    ) -> Response {
         var headers = Self.headers("text/event-stream", open.task)
         headers[.cacheControl] = "no-cache"
         let keepAlive = configuration.patience.keepAlive
         return Response(
             status: .ok, headers: headers,
             body: ResponseBody { writer in
-                defer { peer.whenGone(nil) }
+                metrics.streams(1)
+                defer {
+                    metrics.streams(-1)
+                    peer.whenGone(nil)
+                }
                 var stream = EventStream(
                     call, open, keepAlive: keepAlive, createdAt: Self.now)
-                while let bytes = await stream.next() {
-                    try await writer.write(ByteBuffer(bytes: bytes))
+                while let sign = await stream.nextSignOfLife() {
+                    try await writer.write(ByteBuffer(bytes: sign))
                 }
+                try await StreamPump.run(
+                    stream, over: channel, peer: peer, metrics: metrics, since: arrived)
                 try await writer.finish(nil)
             })
     }

@@ -14,6 +14,8 @@ struct OpenAnswer: Sendable {
     /// Read already.
     private var first: [UInt8]?
     private var isEnded = false
+    /// An engine's own error, as far as it has come.
+    private var engineBody: [UInt8] = []
 
     /// The task's identity.
     var task: TaskID? { answer.acceptedTask }
@@ -76,21 +78,69 @@ struct OpenAnswer: Sendable {
         return isEnded ? nil : try await read()
     }
 
+    /// What can be read without waiting.
+    enum Arrived {
+        case event([UInt8])
+        case nothing
+        case end
+    }
+
+    /// The next event, without waiting for it. Throws what the task ended with.
+    mutating func nextArrived() throws(HTTPFault) -> Arrived {
+        if let event = first {
+            first = nil
+            return .event(event)
+        }
+        guard !isEnded else { return .end }
+        do throws(SluiceError) {
+            while true {
+                switch try iterator.nextArrived() {
+                case .nothing: return .nothing
+                case .end:
+                    isEnded = true
+                    return .end
+                case .piece(let chunk):
+                    guard chunk.isError else { return .event(chunk.bytes) }
+                    keepEngineBody(chunk)
+                }
+            }
+        } catch {
+            throw fault(error)
+        }
+    }
+
+    /// Calls `body` whenever `nextArrived` has something new to say; nil ends that.
+    func whenReady(_ body: (@Sendable () -> Void)?) {
+        answer.whenReady(body)
+    }
+
+    /// Cancels the task; `nextArrived` says so.
+    func cancel() {
+        answer.cancel()
+    }
+
     private mutating func read() async throws(HTTPFault) -> [UInt8]? {
-        var engineBody: [UInt8] = []
         do throws(SluiceError) {
             while let chunk = try await iterator.next() {
                 guard chunk.isError else { return chunk.bytes }
-                // Bounded by [P16] at the supplier; by this where a supplier breaks it.
-                if engineBody.count <= 65_536 { engineBody += chunk.bytes }
+                keepEngineBody(chunk)
             }
             return nil
         } catch {
-            switch error.code {
-            case .unauthenticated?, .forbidden?: lease.keyWasRefused(error.code ?? .forbidden)
-            default: break
-            }
-            throw HTTPFault(error, engineBody: engineBody)
+            throw fault(error)
         }
+    }
+
+    private mutating func keepEngineBody(_ chunk: AnswerChunk) {
+        // Bounded by [P16] at the supplier; by this where a supplier breaks it.
+        if engineBody.count <= 65_536 { engineBody += chunk.bytes }
+    }
+
+    private func fault(_ error: SluiceError) -> HTTPFault {
+        switch error.code {
+        case .unauthenticated?, .forbidden?: lease.keyWasRefused(error.code ?? .forbidden)
+        default: break
+        }
+        return HTTPFault(error, engineBody: engineBody)
     }
 }

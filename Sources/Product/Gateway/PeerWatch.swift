@@ -12,6 +12,7 @@ final class PeerWatch: ChannelInboundHandler, RemovableChannelHandler, Sendable 
     private struct State {
         var isGone = false
         var onGone: (@Sendable () -> Void)?
+        var onWritable: (@Sendable () -> Void)?
     }
 
     private let state = Mutex(State())
@@ -29,8 +30,20 @@ final class PeerWatch: ChannelInboundHandler, RemovableChannelHandler, Sendable 
         if isGone { body?() }
     }
 
+    /// Calls `body` on the connection's loop whenever it may be writable again, and once it is
+    /// closed; nil ends that.
+    func whenWritable(_ body: (@Sendable () -> Void)?) {
+        state.withLock { $0.onWritable = body }
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { state.withLock { $0.onWritable }?() }
+        context.fireChannelWritabilityChanged()
+    }
+
     func channelInactive(context: ChannelHandlerContext) {
         gone()
+        state.withLock { $0.onWritable }?()
         context.fireChannelInactive()
     }
 

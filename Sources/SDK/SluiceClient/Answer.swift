@@ -82,6 +82,12 @@ public struct Answer: AsyncSequence, Sendable {
         await lifetime.task.hasArrived(within: duration)
     }
 
+    /// Calls `body` whenever there is something to read, at once if there is, from any thread and
+    /// with no lock held; nil ends that. For readers that cannot wait: `Iterator.nextArrived`.
+    package func whenReady(_ body: (@Sendable () -> Void)?) {
+        lifetime.task.whenReady(body)
+    }
+
     /// Cancels the task. Its end still comes, with what was charged.
     public func cancel() {
         lifetime.task.cancel()
@@ -97,22 +103,46 @@ public struct Answer: AsyncSequence, Sendable {
             try await next(isolation: nil)
         }
 
+        /// What can be read without waiting.
+        package enum Arrived {
+            case piece(AnswerChunk)
+            /// Nothing yet.
+            case nothing
+            /// The answer is complete.
+            case end
+        }
+
+        /// The next piece, without waiting for it. Throws what ended the task.
+        package mutating func nextArrived() throws(SluiceError) -> Arrived {
+            while true {
+                if let chunk = decoder.next() { return .piece(chunk) }
+                guard let delivery = lifetime.task.nextArrived() else { return .nothing }
+                guard try take(delivery) else { return .end }
+            }
+        }
+
         /// The next piece: all text that has arrived, or the next event. Nil after the end.
         public mutating func next(
             isolation actor: isolated (any Actor)?
         ) async throws(SluiceError) -> AnswerChunk? {
             while true {
                 if let chunk = decoder.next() { return chunk }
-                switch await lifetime.task.next(untilEnd: false) {
-                case .frames(let frames):
-                    guard decoder.add(frames) else {
-                        lifetime.task.cancel()
-                        throw .supplierFailed(.supplierFailed, lifetime.task.receipt)
-                    }
-                case .cancelledHere(let receipt): throw .cancelled(receipt)
-                case .end(.success): return nil
-                case .end(.failure(let error)): throw error
+                guard try take(await lifetime.task.next(untilEnd: false)) else { return nil }
+            }
+        }
+
+        /// False at the end of a complete answer.
+        private mutating func take(_ delivery: ClientTask.Delivery) throws(SluiceError) -> Bool {
+            switch delivery {
+            case .frames(let frames):
+                guard decoder.add(frames) else {
+                    lifetime.task.cancel()
+                    throw .supplierFailed(.supplierFailed, lifetime.task.receipt)
                 }
+                return true
+            case .cancelledHere(let receipt): throw .cancelled(receipt)
+            case .end(.success): return false
+            case .end(.failure(let error)): throw error
             }
         }
     }

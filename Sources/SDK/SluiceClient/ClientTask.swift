@@ -18,6 +18,17 @@ final class ClientTask: Sendable {
         case end(Result<Completion, SluiceError>)
     }
 
+    /// Who waits for something to read or the end. Woken with no lock held.
+    fileprivate struct Waiting {
+        let readers: [CheckedContinuation<Void, Never>]
+        let onReady: (@Sendable () -> Void)?
+
+        func wake() {
+            for reader in readers { reader.resume() }
+            onReady?()
+        }
+    }
+
     fileprivate enum Phase {
         /// For a connection or a free stream; the body is kept no longer than that.
         case waiting(Submission)
@@ -34,6 +45,8 @@ final class ClientTask: Sendable {
         /// Who waits for something to read, at most for a while.
         var watchers: [UInt64: CheckedContinuation<Void, Never>] = [:]
         var lastWatcher: UInt64 = 0
+        /// Called, with no lock held, whenever there is something to read.
+        var onReady: (@Sendable () -> Void)?
         var receipt = Receipt()
         var isCancelled = false
         /// An iterator was made.
@@ -95,23 +108,23 @@ final class ClientTask: Sendable {
     }
 
     func arrived(_ frame: AnswerFrame) {
-        let readers = state.withLock { state in
+        let waiting = state.withLock { state -> Waiting? in
             state.receipt.usage.count(
                 Int(frame.tokens), isReasoning: frame.flags.contains(.reasoning))
-            guard !state.isCancelled else { return [CheckedContinuation<Void, Never>]() }
+            guard !state.isCancelled else { return nil }
             state.frames.append(frame)
-            return state.takeReaders()
+            return state.takeWaiting()
         }
-        for reader in readers { reader.resume() }
+        waiting?.wake()
     }
 
     func ended(_ result: Result<Completion, SluiceError>) {
-        let readers = state.withLock { state in
-            guard !state.hasEnded else { return [CheckedContinuation<Void, Never>]() }
+        let waiting = state.withLock { state -> Waiting? in
+            guard !state.hasEnded else { return nil }
             state.phase = .ended(result)
-            return state.takeReaders()
+            return state.takeWaiting()
         }
-        for reader in readers { reader.resume() }
+        waiting?.wake()
     }
 
     // MARK: What the caller says
@@ -134,6 +147,20 @@ final class ClientTask: Sendable {
                 cancel()
             }
         }
+    }
+
+    /// What has arrived, without waiting; nil where there is nothing. A task that was cancelled here
+    /// says so at once.
+    func nextArrived() -> Delivery? { take(untilEnd: false) }
+
+    /// Calls `body` whenever there is something to read, at once if there is, with no lock held and
+    /// from any thread; nil ends that. It replaces an earlier one.
+    func whenReady(_ body: (@Sendable () -> Void)?) {
+        let isReady = state.withLock { state in
+            state.onReady = body
+            return state.isReady(untilEnd: false)
+        }
+        if isReady { body?() }
     }
 
     /// The task's identity, waiting for it if need be; throws what ended the task before it had
@@ -199,10 +226,8 @@ final class ClientTask: Sendable {
 
     /// Cancels; END still comes if the broker knows the task.
     func cancel() {
-        let (readers, open) = state.withLock { state in
-            guard !state.isCancelled, !state.hasEnded else {
-                return ([CheckedContinuation<Void, Never>](), nil as (ClientLink, StreamHandle)?)
-            }
+        let (waiting, open) = state.withLock { state -> (Waiting?, (ClientLink, StreamHandle)?) in
+            guard !state.isCancelled, !state.hasEnded else { return (nil, nil) }
             state.isCancelled = true
             state.frames = []
             var open: (ClientLink, StreamHandle)?
@@ -211,9 +236,9 @@ final class ClientTask: Sendable {
             case .waiting: state.phase = .ended(.failure(.cancelled(state.receipt)))
             case .ended: break
             }
-            return (state.takeReaders(), open)
+            return (state.takeWaiting(), open)
         }
-        for reader in readers { reader.resume() }
+        waiting?.wake()
         if let (link, handle) = open { link.perform { $0.cancel(handle) } }
     }
 
@@ -258,8 +283,12 @@ extension ClientTask.State {
     var isDecided: Bool { receipt.task != nil || hasEnded || isCancelled }
 
     /// Everyone who waits for something to read or the end.
-    mutating func takeReaders() -> [CheckedContinuation<Void, Never>] {
+    mutating func takeWaiting() -> ClientTask.Waiting {
+        guard !readers.isEmpty || !acceptanceReaders.isEmpty || !watchers.isEmpty else {
+            return ClientTask.Waiting(readers: [], onReady: onReady)
+        }
         defer { (readers, acceptanceReaders, watchers) = ([], [], [:]) }
-        return readers + acceptanceReaders + watchers.values
+        return ClientTask.Waiting(
+            readers: readers + acceptanceReaders + watchers.values, onReady: onReady)
     }
 }

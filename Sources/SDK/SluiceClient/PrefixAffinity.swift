@@ -17,6 +17,7 @@ public struct PrefixAffinity: Sendable {
     ///
     /// - Parameters:
     ///   - scope: Whose conversations may share keys: the account, or a hash of its API key.
+    ///   - model: The model's name: a cache of another one is worth nothing.
     ///   - messages: Every message as bytes, the oldest first. Equal messages must be equal bytes.
     public func keys(
         scope: [UInt8], model: String, messages: [some Collection<UInt8>]

@@ -44,25 +44,39 @@ public struct SluiceClient: Sendable {
 
     private let core: ClientCore
 
-    /// Runs `body` with a client. When it returns or throws, open tasks are cancelled and the
-    /// connection is closed. Throws `TransportError` for a configuration that cannot work, and
-    /// what `body` throws.
+    /// Runs `body` with a client, on the actor of the caller. When it returns or throws, open tasks
+    /// are cancelled and the connection is closed. Throws `TransportError` for a configuration that
+    /// cannot work, and what `body` throws.
     @discardableResult
-    public static func withClient<Value: Sendable>(
-        _ configuration: Configuration, _ body: (SluiceClient) async throws -> Value
+    public nonisolated(nonsending) static func withClient<Value: Sendable>(
+        _ configuration: Configuration,
+        _ body: nonisolated(nonsending) (SluiceClient) async throws -> Value
     ) async throws -> Value {
         try await withClient(
             configuration, environment: .system(trust: configuration.trust), body)
     }
 
+    /// The same with all work of the connection on an executor of the caller's. Where that is an
+    /// event loop's thread, the connection is on that loop.
+    @discardableResult
+    package nonisolated(nonsending) static func withClient<Value: Sendable>(
+        _ configuration: Configuration, executor: (any TaskExecutor)?,
+        _ body: nonisolated(nonsending) (SluiceClient) async throws -> Value
+    ) async throws -> Value {
+        try await withClient(
+            configuration, environment: .system(trust: configuration.trust), executor: executor,
+            body)
+    }
+
     /// The same over a transport and clock of the caller's.
     @discardableResult
-    package static func withClient<Value: Sendable>(
+    package nonisolated(nonsending) static func withClient<Value: Sendable>(
         _ configuration: Configuration, environment: SessionEnvironment,
-        _ body: (SluiceClient) async throws -> Value
+        executor: (any TaskExecutor)? = nil,
+        _ body: nonisolated(nonsending) (SluiceClient) async throws -> Value
     ) async throws -> Value {
         let core = try ClientCore(configuration, environment: environment)
-        let running = Task { await core.run() }
+        let running = Task(executorPreference: executor) { await core.run() }
         func stop() async {
             core.close()
             running.cancel()

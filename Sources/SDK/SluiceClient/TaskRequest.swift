@@ -60,7 +60,8 @@ public struct SubmitOptions: Hashable, Sendable {
     /// From the call to the last byte, waiting for a connection included; at most, and by default,
     /// 600 s.
     public var deadline: Duration?
-    /// Most that the task may cost.
+    /// Most that the task may cost. Only for accounts that prepay: from any other the task is refused
+    /// as `unsupported`.
     public var budget: MicroUSD?
     /// Longest prompt that is paid for; without it the broker derives a bound from the body.
     public var maxInputTokens: UInt32?
@@ -92,7 +93,8 @@ public struct SubmitOptions: Hashable, Sendable {
     public var affinityKeys: [[UInt8]] = []
     /// The caller's trace, for spans.
     public var trace: Trace?
-    /// Most copies of the task that may run at once, to cut the slowest tail; 1 = no hedging.
+    /// Most copies of the task that may run at once, to cut the slowest tail; 1 = no hedging. More
+    /// are refused as `unsupported` by brokers of version 1.
     public var hedgeCopies: UInt8 = 1
 
     /// A W3C trace context without its state.

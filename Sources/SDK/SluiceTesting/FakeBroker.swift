@@ -27,11 +27,11 @@ public final class FakeBroker: Sendable {
         self.network = network
     }
 
-    /// Runs `body` with a new broker. When it returns or throws, everything is stopped: open tasks
+    /// Runs `body` with a new broker, on the actor of the caller. When it returns or throws, everything is stopped: open tasks
     /// are cancelled, and handlers with them. Throws what `body` throws.
     @discardableResult
-    public static func run<Value: Sendable>(
-        _ body: (FakeBroker) async throws -> Value
+    public nonisolated(nonsending) static func run<Value: Sendable>(
+        _ body: nonisolated(nonsending) (FakeBroker) async throws -> Value
     ) async throws -> Value {
         let network = FakeNetwork()
         return try await SluiceClient.withClient(

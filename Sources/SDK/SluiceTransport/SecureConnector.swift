@@ -35,7 +35,10 @@ package struct SecureConnector: Connector {
 
     package func dial(_ address: BrokerAddress) async throws(TransportError) -> any BytePipe {
         let inbound = InboundBytes()
-        let loop = MultiThreadedEventLoopGroup.singleton.next()
+        // A task that runs on a loop's thread gets its connection there.
+        let loop =
+            MultiThreadedEventLoopGroup.currentEventLoop
+            ?? MultiThreadedEventLoopGroup.singleton.next()
         let ready = loop.makePromise(of: Void.self)
         let name = serverName ?? address.host
         let connecting = ClientBootstrap(group: loop)

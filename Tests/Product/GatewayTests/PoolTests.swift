@@ -1,5 +1,8 @@
+import EventLoopTasks
 import Gateway
 import HTTPTypes
+import NIOCore
+import NIOPosix
 import SluiceClient
 import Testing
 
@@ -21,6 +24,23 @@ import Testing
         #expect(pool.count == 2)
         #expect(first.hash == second.hash && first.hash != other.hash)
         #expect(!first.hash.elementsEqual("a".utf8))
+    }
+
+    @Test("a key has a client for each loop that it is used on, and is refused on all")
+    func loops() async throws {
+        let pool = pool()
+        defer { pool.close() }
+        let executors = (0..<2).map { _ in
+            EventLoopExecutor(MultiThreadedEventLoopGroup.singleton.any())
+        }
+        let first = try await pool.lease("a", on: executors[0])
+        let second = try await pool.lease("a", on: executors[1])
+        let third = try await pool.lease("a", on: executors[1])
+        #expect(pool.count == 2)
+        first.keyWasRefused(.unauthenticated)
+        #expect(pool.count == 0)
+        await #expect(throws: HTTPFault.self) { try await pool.lease("a", on: executors[1]) }
+        withExtendedLifetime((first, second, third)) {}
     }
 
     @Test("where all clients are in use a new key is turned away, and an idle one makes room")

@@ -1,0 +1,2 @@
+Tools/setup
+Tools/build

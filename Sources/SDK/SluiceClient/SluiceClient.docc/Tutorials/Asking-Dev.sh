@@ -1,0 +1,3 @@
+Tools/setup
+Tools/build
+.build/release/sluice dev --data ./data
