@@ -314,7 +314,8 @@ let testTargets: [Target] = [
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
     // Real processes, real TLS, the built programs.
     tests(
-        "SystemTests", in: "System", uses: ["SluiceBrokerCore", "SluiceClient", "Development"]),
+        "SystemTests", in: "System",
+        uses: ["SluiceBrokerCore", "SluiceClient", "Development", "TLSEngine"]),
     tests("ProcessConfigurationTests", in: "Product", uses: ["ProcessConfiguration"]),
     tests("SluiceWireTests", in: "Core", uses: ["SluiceWire"]),
     tests("SluiceRecordFormatTests", in: "Core", uses: ["SluiceWire", "SluiceRecordFormat"]),

@@ -29,7 +29,8 @@ EXPECTED: dict[str, set[str]] = {
     "one-at-a-time": {"slow-client-stops-nobody"},
     "any-version": {"versions"},
     "odd-version": {"welcome-first", "versions"},
-    "asks-nobody": {"credentials-unknown", "credentials-of-the-other-role"},
+    "asks-nobody": {"credentials-unknown", "credentials-of-the-other-role",
+                    "certificates-that-do-not-count"},
     # Frames
     "wrong-codes": {"refused-before-the-body", "stream-fault-leaves-the-connection",
                     "highest-stream-taken", "hello-twice", "wrong-role", "started-twice",

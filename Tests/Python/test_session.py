@@ -14,7 +14,7 @@ from support import make_certificate
 from sluice import wire
 from sluice.client import Client, TaskFailed
 from sluice.codes import ALPN, MAX_PAYLOAD_BYTES, Code, Flag, Kind
-from sluice.session import ConnectionLost
+from sluice.session import Certificate, ConnectionLost
 from sluice.supplier import Assignment, Offer, Piece, Supplier
 
 WELCOME = wire.Welcome(1, 0, 1, 4, 1 << 24, 65_536, 7, 600_000, 15_000)
@@ -67,10 +67,10 @@ class ScriptedBroker(unittest.IsolatedAsyncioTestCase):
         asyncio.get_running_loop().set_debug(False)  # its warnings are of time
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        self.ca_file, key_file = make_certificate(pathlib.Path(folder.name))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ca_file, self.key_file = make_certificate(pathlib.Path(folder.name))
+        self.context = context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.set_alpn_protocols([ALPN])
-        context.load_cert_chain(self.ca_file, key_file)
+        context.load_cert_chain(self.ca_file, self.key_file)
         self.scripts: asyncio.Queue[Script] = asyncio.Queue()
         server = await asyncio.start_server(
             lambda reader, writer: self.scripts.put_nowait(Script(reader, writer)),
@@ -118,6 +118,27 @@ class SessionTests(ScriptedBroker):
             with self.assertRaises(ConnectionLost) as caught:
                 await self.client(wire.Error(code))
             self.assertEqual((caught.exception.code, caught.exception.retry), (code, code.retry))
+
+    async def test_a_certificate_is_shown_and_no_secret_is_sent(self) -> None:
+        """[H11]: of both roles; the handshake ends without a certificate."""
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.context.load_verify_locations(self.ca_file)
+        mine = Certificate(self.ca_file, self.key_file)
+        place = ("127.0.0.1", self.port)
+        for number, dial in enumerate((
+                lambda: Client.connect(*place, ca_file=self.ca_file, key=mine),
+                lambda: Supplier.connect(*place, ca_file=self.ca_file, token=mine)), 1):
+            dialing = asyncio.create_task(dial())
+            script = await self.scripts.get()
+            _, hello = await script.until(wire.Hello)
+            assert isinstance(hello, wire.Hello)
+            self.assertEqual((hello.role, hello.credential_kind, hello.credential),
+                             (number, 3, b""))
+            script.say(WELCOME)
+            peer = await dialing
+            self.addAsyncCleanup(peer.close)
+        with self.assertRaises(ConnectionLost):
+            await Client.connect(*place, ca_file=self.ca_file, key="k")
 
     async def test_a_client_refuses_what_its_table_refuses(self) -> None:
         wrong = [

@@ -15,8 +15,8 @@ struct SluiceBroker: ParsableCommand {
             Settings come from flags, else from the environment (SLUICE_BROKER_PORT for --port), \
             else from the file of --config, else from defaults; `sluice config show` says which. \
             SIGTERM drains: no new tasks, and those that run may end. SIGHUP takes a new \
-            certificate over for new connections. A listening socket that a service supervisor \
-            passes (LISTEN_FDS) is used in place of --host and --port.
+            certificate and new client authorities over for new connections. A listening socket \
+            that a service supervisor passes (LISTEN_FDS) is used in place of --host and --port.
             """)
 
     @Option(help: "File of settings, JSON. Also SLUICE_CONFIG.")
@@ -36,6 +36,14 @@ struct SluiceBroker: ParsableCommand {
 
     @Option(help: "PEM file of the certificate's key.")
     var privateKey: String?
+
+    @Option(
+        name: .customLong("client-ca"),
+        help: """
+            PEM file of the authorities whose certificates clients and suppliers may show instead \
+            of a key or token; else none is asked for.
+            """)
+    var clientAuthorities: String?
 
     @Option(help: "Numeric address to listen on; else 127.0.0.1.")
     var host: String?
@@ -88,7 +96,8 @@ struct SluiceBroker: ParsableCommand {
             .broker, path: config,
             flags: [
                 "run": runDirectory, "data": data, "directory": directory,
-                "certificate": certificate, "private-key": privateKey, "host": host,
+                "certificate": certificate, "private-key": privateKey,
+                "client-ca": clientAuthorities, "host": host,
                 "port": port, "backend": backend, "shards": shards, "dispatcher": dispatcher,
                 "body-memory": bodyMemory, "answer-memory": answerMemory,
                 "drain-seconds": drainSeconds,
@@ -100,7 +109,8 @@ struct SluiceBroker: ParsableCommand {
             runDirectory: settings.required("run"),
             directory: settings.text("directory") ?? settings.required("data") + "/directory",
             certificateFile: settings.required("certificate"),
-            privateKeyFile: settings.required("private-key"))
+            privateKeyFile: settings.required("private-key"),
+            clientAuthoritiesFile: settings.text("client-ca"))
         configuration.host = settings.required("host")
         configuration.port = UInt16(settings.number("port") ?? 0)
         configuration.backend =
@@ -130,6 +140,7 @@ struct SluiceBroker: ParsableCommand {
             return BrokerConfiguration.Reloadable(
                 certificateFile: settings.required("certificate"),
                 privateKeyFile: settings.required("private-key"),
+                clientAuthoritiesFile: settings.text("client-ca"),
                 waitingSettings: waiting.count)
         } catch {
             say("settings_refused", "\(error)")

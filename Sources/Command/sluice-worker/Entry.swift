@@ -30,6 +30,12 @@ import Worker
     @Option(help: "File with the supplier token.")
     var tokenFile: String?
 
+    @Option(help: "PEM file of a client certificate and its chain, instead of a token.")
+    var certificate: String?
+
+    @Option(help: "PEM file of the certificate's private key.")
+    var privateKey: String?
+
     @Option(help: "Base URL of the server; /v1 is added where it has no path.")
     var upstream: String?
 
@@ -90,6 +96,10 @@ import Worker
             try await worker.run(stops: signals.reasons)
         } catch Worker.Fault.modelWithoutEngine {
             throw ValidationError("--model names no --engine.")
+        } catch Worker.Fault.transport(.unreadableCertificate) {
+            throw ValidationError(
+                "--certificate or --private-key cannot be read, or they are no pair; PEM files are "
+                    + "expected, the key without a pass phrase.")
         } catch Worker.Fault.transport(let error) {
             throw ValidationError("The supplier cannot be set up: \(error).")
         }
@@ -114,8 +124,9 @@ import Worker
                 "--model is a name of 1 to 88 of A-Z a-z 0-9 . _ : / @ -, and each only once.")
         }
         return WorkerConfiguration(
-            brokers: broker, trust: ca.map { .file($0) } ?? .systemRoots, token: try secretToken(),
-            source: try source(), selection: selection, slots: slots, prices: try prices(),
+            brokers: broker, trust: ca.map { .file($0) } ?? .systemRoots,
+            credential: try credential(), source: try source(), selection: selection, slots: slots,
+            prices: try prices(),
             supplyType: supplyType.value, dataPolicy: dataPolicy.value, region: region,
             drainTime: .seconds(drainSeconds))
     }
@@ -173,12 +184,25 @@ import Worker
             reasoning: MicroUSD(prices[3]))
     }
 
+    private func credential() throws -> BrokerCredential {
+        switch (certificate, privateKey) {
+        case (nil, nil): return .secret(try secretToken())
+        case (let certificate?, let privateKey?):
+            guard token == nil, tokenFile == nil else {
+                throw ValidationError("A token and a certificate cannot be given together.")
+            }
+            return .certificate(.files(chain: certificate, privateKey: privateKey))
+        default: throw ValidationError("--certificate and --private-key are given together.")
+        }
+    }
+
     private func secretToken() throws -> String {
         let given = try Secret.read(
             value: token, file: tokenFile, environment: "SLUICE_TOKEN", name: "token")
         guard let given, given.utf8.count <= WireLimits.credentialBytesMax else {
             throw ValidationError(
-                "A supplier token is needed: --token, --token-file or SLUICE_TOKEN.")
+                "A supplier token is needed (--token, --token-file or SLUICE_TOKEN), or "
+                    + "--certificate and --private-key.")
         }
         return given
     }

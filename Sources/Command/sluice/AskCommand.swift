@@ -16,7 +16,7 @@ struct AskCommand: AsyncParsableCommand {
               0   the answer is complete
               1   anything that is not listed
               10  no broker reached, its certificate refused, or the connection lost
-              11  the key is unknown, expired, revoked, or not for clients
+              11  the key or certificate is unknown, expired, revoked, or not for clients
               12  no supplier offers the model
               13  refused for now: all suppliers busy, a limit reached, the broker draining
               14  refused for good: the request itself
@@ -41,6 +41,12 @@ struct AskCommand: AsyncParsableCommand {
 
     @Option(help: "File that holds the client key. SLUICE_KEY in the environment works too.")
     var keyFile: String?
+
+    @Option(help: "PEM file of a client certificate and its chain, instead of a key.")
+    var certificate: String?
+
+    @Option(help: "PEM file of the certificate's private key.")
+    var privateKey: String?
 
     @Option(help: "Model to ask.")
     var model: String
@@ -67,13 +73,25 @@ struct AskCommand: AsyncParsableCommand {
     func run() async throws {
         signal(SIGPIPE, SIG_IGN)
         let configuration = try SluiceClient.Configuration(
-            brokers: [broker], key: readKey(), trust: .file(ca))
+            brokers: [broker], credential: readCredential(), trust: .file(ca))
         let request = try TaskRequest.chat(model, readPrompt()) {
             $0.maxOutputTokens = maxTokens
             $0.deadline = deadlineMs.map { .milliseconds(Int64($0)) }
         }
         let status = await Asking(isJSON: json).run(request, with: configuration)
         throw ExitCode(status.rawValue)
+    }
+
+    private func readCredential() throws -> BrokerCredential {
+        switch (certificate, privateKey) {
+        case (nil, nil): return .secret(try readKey())
+        case (let certificate?, let privateKey?):
+            guard key == nil, keyFile == nil else {
+                throw ValidationError("a key and a certificate cannot be given together")
+            }
+            return .certificate(.files(chain: certificate, privateKey: privateKey))
+        default: throw ValidationError("--certificate and --private-key are given together")
+        }
     }
 
     private func readKey() throws -> String {
@@ -90,7 +108,9 @@ struct AskCommand: AsyncParsableCommand {
         }
         let trimmed = text?.trimmingCharacters(in: .whitespacesAndNewlines) ?? ""
         guard !trimmed.isEmpty else {
-            throw ValidationError("a key is needed: --key, --key-file or SLUICE_KEY")
+            throw ValidationError(
+                "a key is needed (--key, --key-file or SLUICE_KEY), or --certificate and "
+                    + "--private-key")
         }
         return trimmed
     }

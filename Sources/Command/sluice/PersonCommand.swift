@@ -44,20 +44,13 @@ struct PersonCommand: ParsableCommand {
                 is removed.
                 """)
 
-        @OptionGroup var place: StoreOptions
+        @OptionGroup var whose: AccountOptions
         @OptionGroup var keys: KeyOptions
-
-        @Argument(help: "The account's label or number.")
-        var account: String
-
-        @Flag(help: "Print a JSON object.")
-        var json = false
 
         func run() throws {
             try reportingPrivacy {
                 let masterKeys = try keys.read()
-                let book = try place.open()
-                let account = try book.account(account)
+                let (book, account) = try whose.find()
                 let fields = try PersonCommand.fields(
                     FileHandle.standardInput.readDataToEndOfFile())
                 try PersonVault(book.store, masterKeys).set(
@@ -70,7 +63,7 @@ struct PersonCommand: ParsableCommand {
                             .texts(fields.keys.map(\.text).sorted()),
                         ]
                     ]
-                ).write(json: json)
+                ).write(json: whose.json)
             }
         }
     }
@@ -80,20 +73,13 @@ struct PersonCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Show the personal data of an account.")
 
-        @OptionGroup var place: StoreOptions
+        @OptionGroup var whose: AccountOptions
         @OptionGroup var keys: KeyOptions
-
-        @Argument(help: "The account's label or number.")
-        var account: String
-
-        @Flag(help: "Print JSON lines.")
-        var json = false
 
         func run() throws {
             try reportingPrivacy {
                 let masterKeys = try keys.read()
-                let book = try place.open()
-                let account = try book.account(account)
+                let (book, account) = try whose.find()
                 let known = try PersonVault(book.store, masterKeys).show(
                     account.id, nowUs: WallClock.nowUs)
                 guard let known else {
@@ -106,7 +92,7 @@ struct PersonCommand: ParsableCommand {
                     known.sorted { $0.key.rawValue < $1.key.rawValue }.map {
                         [.text($0.key.text), .text($0.value)]
                     }
-                ).write(json: json)
+                ).write(json: whose.json)
             }
         }
     }
@@ -120,18 +106,11 @@ struct PersonCommand: ParsableCommand {
                 365 days later.
                 """)
 
-        @OptionGroup var place: StoreOptions
-
-        @Argument(help: "The account's label or number.")
-        var account: String
-
-        @Flag(help: "Print a JSON object.")
-        var json = false
+        @OptionGroup var whose: AccountOptions
 
         func run() throws {
             try reportingPrivacy {
-                let book = try place.open()
-                let account = try book.account(account)
+                let (book, account) = try whose.find()
                 try book.store.erasePerson(account.id, nowUs: WallClock.nowUs)
                 // False is no failure: the key is gone from the store.
                 let isOverwritten = try book.store.overwriteRemains()
@@ -143,7 +122,7 @@ struct PersonCommand: ParsableCommand {
                             .flag(isOverwritten),
                         ]
                     ]
-                ).write(json: json)
+                ).write(json: whose.json)
             }
         }
     }

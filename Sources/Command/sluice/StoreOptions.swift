@@ -63,6 +63,23 @@ struct StoreOptions: ParsableArguments {
     }
 }
 
+/// An account of the store, and how to print what is told of it.
+struct AccountOptions: ParsableArguments {
+    @OptionGroup var place: StoreOptions
+
+    @Argument(help: "The account's label or number.")
+    var account: String
+
+    @Flag(help: "Print JSON lines.")
+    var json = false
+
+    /// Opens the store and finds the account.
+    func find() throws -> (book: KeyBook, account: Account) {
+        let book = try place.open()
+        return (book, try book.account(account))
+    }
+}
+
 /// A failure in words for a person: what was wrong, what was expected, what to do next.
 struct CommandFailure: Error, CustomStringConvertible {
     let description: String

@@ -109,17 +109,9 @@ struct SupplierCommand: ParsableCommand {
         struct Paid: ParsableCommand {
             static let configuration = CommandConfiguration(abstract: "A payout has arrived.")
 
-            @OptionGroup var place: StoreOptions
+            @OptionGroup var settlement: Settlement
 
-            @Argument(help: "Number of the payout.")
-            var payout: UInt64
-
-            @Flag(help: "Print a JSON object.")
-            var json = false
-
-            func run() throws {
-                try PayoutCommand.settle(payout, isPaid: true, place, json)
-            }
+            func run() throws { try settlement.run(isPaid: true) }
         }
 
         /// `sluice supplier payout failed`
@@ -127,17 +119,9 @@ struct SupplierCommand: ParsableCommand {
             static let configuration = CommandConfiguration(
                 abstract: "A payout did not arrive: the supplier has it again.")
 
-            @OptionGroup var place: StoreOptions
+            @OptionGroup var settlement: Settlement
 
-            @Argument(help: "Number of the payout.")
-            var payout: UInt64
-
-            @Flag(help: "Print a JSON object.")
-            var json = false
-
-            func run() throws {
-                try PayoutCommand.settle(payout, isPaid: false, place, json)
-            }
+            func run() throws { try settlement.run(isPaid: false) }
         }
 
         /// `sluice supplier payout list`
@@ -162,24 +146,33 @@ struct SupplierCommand: ParsableCommand {
             }
         }
 
-        private static func settle(
-            _ payout: UInt64, isPaid: Bool, _ place: StoreOptions, _ json: Bool
-        ) throws {
-            try reporting {
-                let settled = try place.open().change([
-                    .unknownPayout: """
-                    there is no payout \(payout); `sluice supplier payout list` shows all
-                    """,
-                    .payoutSettled: """
-                    payout \(payout) was settled the other way; money that came back or \
-                    arrived after all needs a payout or adjustment of its own
-                    """,
-                ]) { try $0.settlePayout(payout, isPaid: isPaid, nowUs: WallClock.nowUs) }
-                listing([settled]).write(json: json)
+        /// What is told of a payout that was sent.
+        struct Settlement: ParsableArguments {
+            @OptionGroup var place: StoreOptions
+
+            @Argument(help: "Number of the payout.")
+            var payout: UInt64
+
+            @Flag(help: "Print a JSON object.")
+            var json = false
+
+            func run(isPaid: Bool) throws {
+                try reporting {
+                    let settled = try place.open().change([
+                        .unknownPayout: """
+                        there is no payout \(payout); `sluice supplier payout list` shows all
+                        """,
+                        .payoutSettled: """
+                        payout \(payout) was settled the other way; money that came back or \
+                        arrived after all needs a payout or adjustment of its own
+                        """,
+                    ]) { try $0.settlePayout(payout, isPaid: isPaid, nowUs: WallClock.nowUs) }
+                    PayoutCommand.listing([settled]).write(json: json)
+                }
             }
         }
 
-        private static func listing(_ payouts: [Payout]) -> Listing {
+        fileprivate static func listing(_ payouts: [Payout]) -> Listing {
             Listing(
                 ["payout", "account", "amount", "state", "key", "requestedAt", "settledAt"],
                 payouts.map {

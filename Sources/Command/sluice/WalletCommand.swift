@@ -18,8 +18,7 @@ struct WalletCommand: ParsableCommand {
 
     /// What every movement is told.
     struct Movement: ParsableArguments {
-        @Argument(help: "The account's label or number.")
-        var account: String
+        @OptionGroup var whose: AccountOptions
 
         @Option(help: "Amount in US dollars, up to six decimals: --usd 12.50")
         var usd: String
@@ -27,13 +26,49 @@ struct WalletCommand: ParsableCommand {
         @Option(help: "What names this movement; unique for its kind, 1 to 128 characters.")
         var reference: String
 
-        @Flag(help: "Print a JSON object.")
-        var json = false
-
         func validate() throws {
             guard DollarAmount.parse(usd) != nil else {
                 throw ValidationError(
                     "“\(usd)” is no amount of dollars; write 12.50, with six decimals at most")
+            }
+        }
+
+        /// Books it in the ledger, says what a refusal means, and shows the wallet.
+        func book(
+            _ body: (Store, UInt64, MicroUSD, String) throws -> WalletChange
+        ) throws {
+            try reporting {
+                let (book, account) = try whose.find()
+                guard let amount = DollarAmount.parse(usd) else { return }
+                let has = try book.store.wallet(account.id)
+                let change = try book.change([
+                    .insufficientFunds: """
+                    “\(account.label)” has $\(DollarAmount.text(has.available)) available of \
+                    $\(DollarAmount.text(has.balance)) ($\(DollarAmount.text(has.leased)) are \
+                    leased to brokers); $\(DollarAmount.text(amount)) cannot be taken: take less, \
+                    or wait until brokers give back
+                    """,
+                    .referenceUsed: """
+                    reference “\(reference)” was used for another account or amount; \
+                    give every movement its own
+                    """,
+                    .invalidValue: """
+                    $\(usd) or reference “\(reference)” is out of range: \
+                    amounts are above 0 (adjustments: not 0), references 1 to 128 printable \
+                    ASCII characters
+                    """,
+                    .overflow: "the balance would not fit; the amount is too large",
+                ]) { try body($0, account.id, amount, reference) }
+                var listing = WalletCommand.listing(account, change.wallet)
+                listing = Listing(
+                    ["event", "amount", "repeated"] + listing.columns,
+                    [
+                        [
+                            .number(change.event.id), .money(change.event.amount),
+                            .flag(change.isRepeat),
+                        ] + listing.rows[0]
+                    ])
+                listing.write(json: whose.json)
             }
         }
     }
@@ -43,26 +78,19 @@ struct WalletCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Show what an account has, and its latest movements.")
 
-        @OptionGroup var place: StoreOptions
-
-        @Argument(help: "The account's label or number.")
-        var account: String
+        @OptionGroup var whose: AccountOptions
 
         @Option(help: "How many movements, counted from the newest.")
         var last = 0
 
-        @Flag(help: "Print JSON lines: the wallet, then the movements.")
-        var json = false
-
         func run() throws {
             try reporting {
-                let book = try place.open()
-                let account = try book.account(account)
+                let (book, account) = try whose.find()
                 WalletCommand.listing(account, try book.store.wallet(account.id))
-                    .write(json: json)
+                    .write(json: whose.json)
                 guard last > 0 else { return }
                 let events = try book.store.walletEvents(account.id, last: last)
-                WalletCommand.listing(events).write(json: json)
+                WalletCommand.listing(events).write(json: whose.json)
             }
         }
     }
@@ -72,11 +100,10 @@ struct WalletCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "topup", abstract: "Book a payment of a consumer.")
 
-        @OptionGroup var place: StoreOptions
         @OptionGroup var movement: Movement
 
         func run() throws {
-            try WalletCommand.move(movement, place) {
+            try movement.book {
                 try $0.topUp($1, $2, reference: $3, nowUs: WallClock.nowUs)
             }
         }
@@ -87,11 +114,10 @@ struct WalletCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Give money back that was not used.")
 
-        @OptionGroup var place: StoreOptions
         @OptionGroup var movement: Movement
 
         func run() throws {
-            try WalletCommand.move(movement, place) {
+            try movement.book {
                 try $0.refund($1, $2, reference: $3, nowUs: WallClock.nowUs)
             }
         }
@@ -102,11 +128,10 @@ struct WalletCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Book a payment that was taken back; what is not there the platform loses.")
 
-        @OptionGroup var place: StoreOptions
         @OptionGroup var movement: Movement
 
         func run() throws {
-            try WalletCommand.move(movement, place) {
+            try movement.book {
                 try $0.chargeback($1, $2, reference: $3, nowUs: WallClock.nowUs)
             }
         }
@@ -117,57 +142,16 @@ struct WalletCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Correct a balance, up or down: --usd=-1.50 takes.")
 
-        @OptionGroup var place: StoreOptions
         @OptionGroup var movement: Movement
 
         func run() throws {
-            try WalletCommand.move(movement, place) {
+            try movement.book {
                 try $0.adjust($1, $2, reference: $3, nowUs: WallClock.nowUs)
             }
         }
     }
 
-    private static func move(
-        _ movement: Movement, _ place: StoreOptions,
-        _ body: (Store, UInt64, MicroUSD, String) throws -> WalletChange
-    ) throws {
-        try reporting {
-            let book = try place.open()
-            let account = try book.account(movement.account)
-            guard let amount = DollarAmount.parse(movement.usd) else { return }
-            let has = try book.store.wallet(account.id)
-            let change = try book.change([
-                .insufficientFunds: """
-                “\(account.label)” has $\(DollarAmount.text(has.available)) available of \
-                $\(DollarAmount.text(has.balance)) ($\(DollarAmount.text(has.leased)) are \
-                leased to brokers); $\(DollarAmount.text(amount)) cannot be taken: take less, \
-                or wait until brokers give back
-                """,
-                .referenceUsed: """
-                reference “\(movement.reference)” was used for another account or amount; \
-                give every movement its own
-                """,
-                .invalidValue: """
-                $\(movement.usd) or reference “\(movement.reference)” is out of range: \
-                amounts are above 0 (adjustments: not 0), references 1 to 128 printable \
-                ASCII characters
-                """,
-                .overflow: "the balance would not fit; the amount is too large",
-            ]) { try body($0, account.id, amount, movement.reference) }
-            var listing = listing(account, change.wallet)
-            listing = Listing(
-                ["event", "amount", "repeated"] + listing.columns,
-                [
-                    [
-                        .number(change.event.id), .money(change.event.amount),
-                        .flag(change.isRepeat),
-                    ] + listing.rows[0]
-                ])
-            listing.write(json: movement.json)
-        }
-    }
-
-    private static func listing(_ account: Account, _ wallet: Wallet) -> Listing {
+    fileprivate static func listing(_ account: Account, _ wallet: Wallet) -> Listing {
         Listing(
             ["account", "label", "balance", "leased", "available"],
             [

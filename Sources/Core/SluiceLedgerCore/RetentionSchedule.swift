@@ -14,6 +14,8 @@ package enum RetentionDuty: UInt8, CaseIterable, Sendable {
     case emptyDays
     /// Closed leases of instances that are long gone.
     case closedLeases
+    /// Closed instances of which no record is left, with the names of their models.
+    case instances
 }
 
 /// A place in the order in which a duty goes through its table.
@@ -175,7 +177,7 @@ package struct RetentionSchedule: Sendable {
     /// What is older is removed by a duty that runs now.
     package static func cutoffUs(_ duty: RetentionDuty, wallUs: UInt64) -> UInt64 {
         switch duty {
-        case .taskRecords, .refusals, .emptyDays, .closedLeases:
+        case .taskRecords, .refusals, .emptyDays, .closedLeases, .instances:
             Retention.cutoffUs(days: Retention.recordDays, nowUs: wallUs)
         case .idempotencyKeys:
             Retention.cutoffUs(hours: Retention.idempotencyHours, nowUs: wallUs)

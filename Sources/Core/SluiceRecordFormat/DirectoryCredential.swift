@@ -21,7 +21,7 @@ package enum DirectoryRole: UInt8, CaseIterable, Sendable {
 ///     48 u64 account  56 u64 expiry ms  64 u32 concurrent tasks  68 u32 requests per minute
 ///     72 u64 supplier identity  80 u64 tokens per minute  88 u8 operations
 package struct DirectoryCredential: Equatable, Sendable {
-    /// SHA-256 of the secret.
+    /// SHA-256 of the secret; of a client certificate its `certificateDigest`.
     package var digest: Digest256
     package var account: UInt64
     package var role: DirectoryRole
@@ -60,6 +60,17 @@ package struct DirectoryCredential: Equatable, Sendable {
         self.needsAccount = needsAccount
         self.tokensPerMinuteMax = tokensPerMinuteMax
         self.operations = operations
+    }
+
+    /// What stands for a client certificate in place of a secret's digest: its SHA-256 with every
+    /// bit inverted, and the reverse.
+    ///
+    /// A certificate is no secret and often short enough for HELLO: by its SHA-256 alone, whoever
+    /// has a copy could send it as a key. A secret with the inverted digest is one that nobody can
+    /// find, also for a broker that does not know certificates yet (`Decisions/0079`).
+    package static func certificateDigest(_ sha256: Digest256) -> Digest256 {
+        let words = sha256.words
+        return Digest256(~words.0, ~words.1, ~words.2, ~words.3)
     }
 
     /// Whether the credential may be used at this wall-clock time.

@@ -10,7 +10,7 @@ package enum PeerRole: UInt8, Sendable {
 package enum CredentialKind: UInt8, Sendable {
     case apiKey = 1
     case supplierToken = 2
-    /// The certificate of the TLS session; the credential field is empty.
+    /// The certificate of the TLS session; the credential field is empty [H11].
     case clientCertificate = 3
 }
 

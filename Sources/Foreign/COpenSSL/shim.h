@@ -46,6 +46,30 @@ static inline int64_t sluice_certificate_expiry(const X509 *certificate) {
     return (int64_t)timegm(&end);
 }
 
+// Names the authority in what a server asks its clients for, and trusts it for their certificates,
+// also where it is not the root of its chain.
+static inline int sluice_ssl_trust_clients_of(SSL_CTX *context, X509 *authority) {
+    X509_STORE *store = SSL_CTX_get_cert_store(context);
+    return X509_STORE_add_cert(store, authority) == 1
+        && X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN) == 1
+        && SSL_CTX_add_client_CA(context, authority) == 1;
+}
+
+static inline void sluice_ssl_bound_certificates(SSL_CTX *context, long bytes, int depth) {
+    SSL_CTX_set_max_cert_list(context, bytes);
+    SSL_CTX_set_verify_depth(context, depth);
+}
+
+static inline int sluice_ssl_peer_is_verified(const SSL *session) {
+    return SSL_get_verify_result(session) == X509_V_OK;
+}
+
+// Whether the certificate may stand for a client; an authority's own may not.
+static inline int sluice_certificate_is_for_clients(X509 *certificate) {
+    return X509_check_purpose(certificate, X509_PURPOSE_SSL_CLIENT, 0) == 1
+        && X509_check_ca(certificate) == 0;
+}
+
 static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {
     return (int)SSL_set_tlsext_host_name(session, name);
 }

@@ -10,6 +10,8 @@ package struct BrokerConfiguration: Sendable {
     /// PEM files of the server's certificate chain and key.
     package var certificateFile: String
     package var privateKeyFile: String
+    /// PEM file of the authorities whose certificates clients may show; nil: none is asked for.
+    package var clientAuthoritiesFile: String?
     package var host: String
     /// 0 = any free one.
     package var port: UInt16
@@ -29,23 +31,30 @@ package struct BrokerConfiguration: Sendable {
     package struct Reloadable: Sendable {
         package var certificateFile: String
         package var privateKeyFile: String
+        package var clientAuthoritiesFile: String?
         /// Settings that have changed and wait for the next start.
         package var waitingSettings: Int
 
-        package init(certificateFile: String, privateKeyFile: String, waitingSettings: Int = 0) {
+        package init(
+            certificateFile: String, privateKeyFile: String, clientAuthoritiesFile: String? = nil,
+            waitingSettings: Int = 0
+        ) {
             self.certificateFile = certificateFile
             self.privateKeyFile = privateKeyFile
+            self.clientAuthoritiesFile = clientAuthoritiesFile
             self.waitingSettings = waitingSettings
         }
     }
 
     package init(
-        runDirectory: String, directory: String, certificateFile: String, privateKeyFile: String
+        runDirectory: String, directory: String, certificateFile: String, privateKeyFile: String,
+        clientAuthoritiesFile: String? = nil
     ) {
         self.runDirectory = runDirectory
         self.directory = directory
         self.certificateFile = certificateFile
         self.privateKeyFile = privateKeyFile
+        self.clientAuthoritiesFile = clientAuthoritiesFile
         host = "127.0.0.1"
         port = 7_700
         backend = .automatic
@@ -54,7 +63,9 @@ package struct BrokerConfiguration: Sendable {
         dispatcherHasThread = false
         stopsWithParent = false
         reread = {
-            Reloadable(certificateFile: certificateFile, privateKeyFile: privateKeyFile)
+            Reloadable(
+                certificateFile: certificateFile, privateKeyFile: privateKeyFile,
+                clientAuthoritiesFile: clientAuthoritiesFile)
         }
     }
 }
@@ -63,6 +74,7 @@ package struct BrokerConfiguration: Sendable {
 package enum BrokerStartError: Error, CustomStringConvertible {
     case instance(String)
     case certificate(String)
+    case clientAuthorities(file: String, reason: String)
     case listen(host: String, port: UInt16, reason: String)
     case inheritedListeners(count: Int, reason: String)
     case memory(byteCount: Int)
@@ -76,6 +88,9 @@ package enum BrokerStartError: Error, CustomStringConvertible {
         case .certificate(let reason):
             "cannot use the certificate or key: \(reason); expected PEM files of a P-256 "
                 + "certificate and its key ('sluice certs' makes a pair)"
+        case .clientAuthorities(let file, let reason):
+            "cannot use \(file) for client certificates: \(reason); expected a PEM file of one or "
+                + "more certificate authorities"
         case .listen(let host, let port, let reason):
             "cannot listen on \(host):\(port): \(reason); choose another --port or stop what "
                 + "uses it"

@@ -283,6 +283,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                 shard.welcome(connection).encode(into: &control[Int(connection)])
             case .authenticate(let connection, let start, let count, let kind):
                 authenticate(connection, Int(start)..<Int(start + count), kind)
+            case .verifyCertificate(let connection):
+                verifyCertificate(connection)
             case .hashKey(let stream, let start, let count, let account):
                 hashKey(of: stream, Int(start)..<Int(start + count), account: account)
             case .close(let connection, let afterSending):
@@ -301,6 +303,12 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         shard.credential(
             connection, kind: kind, digest: Digest256(hash.0, hash.1, hash.2, hash.3),
             out: &output)
+    }
+
+    private mutating func verifyCertificate(_ connection: UInt32) {
+        let words = channels[Int(connection)].flatMap { transport.peerCertificateDigest($0) }
+        shard.certificate(
+            connection, digest: words.map { Digest256($0.0, $0.1, $0.2, $0.3) }, out: &output)
     }
 
     private mutating func hashKey(of stream: StreamRef, _ place: Range<Int>, account: UInt64) {

@@ -58,7 +58,12 @@ package enum BrokerProcess {
         do {
             return try TLSContext(
                 serverCertificateFile: configuration.certificateFile,
-                privateKeyFile: configuration.privateKeyFile)
+                privateKeyFile: configuration.privateKeyFile,
+                clientAuthoritiesFile: configuration.clientAuthoritiesFile)
+        } catch .trustUnreadable {
+            throw .clientAuthorities(
+                file: configuration.clientAuthoritiesFile ?? "",
+                reason: "it cannot be read or holds no certificate")
         } catch {
             throw .certificate("\(error)")
         }

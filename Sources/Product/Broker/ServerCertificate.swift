@@ -2,7 +2,8 @@ import LinuxIO
 import Synchronization
 import TLSEngine
 
-/// The certificate that new connections are served with, and how it is replaced while the broker
+/// The certificate that new connections are served with, the authorities of those that their clients
+/// may show, and how both are replaced while the broker
 /// serves: a connection keeps the one it began with. Any thread.
 final class ServerCertificate: Sendable {
     private let current: Mutex<TLSContext>
@@ -40,7 +41,8 @@ final class ServerCertificate: Sendable {
     ) throws(TLSSetupError) {
         let next = try TLSContext(
             serverCertificateFile: settings.certificateFile,
-            privateKeyFile: settings.privateKeyFile)
+            privateKeyFile: settings.privateKeyFile,
+            clientAuthoritiesFile: settings.clientAuthoritiesFile)
         let expiry = UInt64(clamping: next.certificateExpiry ?? 0)
         guard expiry > WallClock.nowUs / 1_000_000 else {
             return log.event("certificate_refused", reason: "expired", ("expiresAt", expiry))
@@ -52,7 +54,8 @@ final class ServerCertificate: Sendable {
 
     private static func name(_ error: TLSSetupError) -> StaticString {
         switch error {
-        case .library, .trustUnreadable, .certificateNotMade: "library"
+        case .library, .certificateNotMade: "library"
+        case .trustUnreadable: "client_authorities_unreadable"
         case .certificateUnreadable: "certificate_unreadable"
         case .privateKeyUnreadable: "key_unreadable"
         case .keyMismatch: "key_does_not_match"

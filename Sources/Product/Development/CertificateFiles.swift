@@ -14,6 +14,11 @@ package struct CertificateFiles: Sendable {
     /// The broker's key, mode 0600.
     package var serverKey: String { directory + "/server-key.pem" }
 
+    /// The certificate of a client or supplier of this name.
+    package func client(_ name: String) -> String { directory + "/\(name).pem" }
+    /// Its key, mode 0600.
+    package func clientKey(_ name: String) -> String { directory + "/\(name)-key.pem" }
+
     /// Files in `directory`, which exists.
     package init(directory: String) {
         self.directory = directory
@@ -32,6 +37,24 @@ package struct CertificateFiles: Sendable {
             let pair = try authority.issue(names: names)
             try PrivateFile.write(pair.privateKey, to: serverKey)
             try PrivateFile.write(pair.certificate, to: server)
+        } catch let error as DevelopmentError {
+            throw error
+        } catch {
+            throw .certificate(reason: "\(error)")
+        }
+    }
+
+    /// Makes a certificate and key for a client or supplier of this name, and a CA if there is
+    /// none. Replaces those of the same name.
+    ///
+    /// - Parameter name: A file's name of letters, digits, `-` and `_`, and none of the other
+    ///   files'.
+    package func makeClient(_ name: String, days: Int) throws(DevelopmentError) {
+        do {
+            let pair = try openOrMakeAuthority().issueClient(
+                name: name, lifetimeSeconds: days * 86_400)
+            try PrivateFile.write(pair.privateKey, to: clientKey(name))
+            try PrivateFile.write(pair.certificate, to: client(name))
         } catch let error as DevelopmentError {
             throw error
         } catch {

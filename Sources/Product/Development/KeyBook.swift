@@ -70,8 +70,7 @@ package struct KeyBook: Sendable {
         }
     }
 
-    /// Revokes the key that begins with this prefix of ten characters, for good. Tasks that run
-    /// go on; a new connection is refused.
+    /// Revokes the key that is listed with this prefix, for good. Its connections are cut.
     package func revoke(prefix: String) throws(DevelopmentError) {
         do {
             try store.revokeKey(prefix: prefix, nowUs: LocalFileSystem.wallUs())
@@ -176,6 +175,7 @@ extension DevelopmentError {
             case .newerSchema: .store(reason: "another version of Sluice has made the database")
             case .failed(let code): .store(reason: "the database failed with code \(code)")
             case .unknownKey: .store(reason: "there is no such key")
+            case .keyExists: .store(reason: "the certificate is or was a key already")
             case .unknownAccount: .store(reason: "there is no such account")
             case .accountExists: .store(reason: "there is an account of this label")
             case .unknownPayout: .store(reason: "there is no such payout")

@@ -194,6 +194,8 @@ package actor Supervisor {
                 "--run", run.path, "--directory", home.directoryPath,
                 "--certificate", home.certificates.server,
                 "--private-key", home.certificates.serverKey,
+                // For those who try client certificates: `sluice certs --client`.
+                "--client-ca", home.certificates.authority,
                 "--host", options.host, "--port", String(port),
                 "--backend", options.backend, "--parent-pipe",
             ]

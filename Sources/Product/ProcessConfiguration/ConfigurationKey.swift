@@ -67,6 +67,9 @@ package struct ConfigurationKey: Sendable {
         broker("directory", .text, fallbackWords: "DATA/directory"),
         broker("certificate", .text, isReloaded: true),
         broker("private-key", .text, isReloaded: true),
+        broker(
+            "client-ca", .text, fallbackWords: "client certificates are not asked for",
+            isReloaded: true),
         broker("host", .text, fallback: "127.0.0.1"),
         broker("port", .number(0...65_535), fallback: "7700"),
         broker("backend", .word(["auto", "ring", "epoll"]), fallback: "auto"),

@@ -261,7 +261,8 @@ struct RecordApplier: ~Copyable {
         case .failed(let code): SidecarLog.write(.storeFailed, [.code: UInt64(code)])
         case .unreachable, .outcomeUnknown: SidecarLog.write(.storeUnreachable)
         case .refused: SidecarLog.write(.storeRefused)
-        case .damaged, .unusable, .newerSchema, .unknownKey, .unknownAccount, .accountExists,
+        case .damaged, .unusable, .newerSchema, .unknownKey, .keyExists, .unknownAccount,
+            .accountExists,
             .unknownPayout, .payoutSettled, .insufficientFunds, .referenceUsed, .invalidValue,
             .overflow:
             SidecarLog.write(.storeFailed)

@@ -30,6 +30,8 @@ package enum StoreError: Error, Equatable, Sendable {
 
     /// Nothing matches the key that was named.
     case unknownKey
+    /// The certificate is or was a key already.
+    case keyExists
     /// There is no account of this label or number.
     case unknownAccount
     /// There is an account of this label.

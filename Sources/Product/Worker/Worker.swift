@@ -16,8 +16,8 @@ package struct WorkerConfiguration: Sendable {
     /// `host:port` of each broker.
     package var brokers: [String]
     package var trust: BrokerTrust
-    /// The supplier token; never printed.
-    package var token: String
+    /// The supplier token, never printed, or a certificate.
+    package var credential: BrokerCredential
     package var source: Source
     package var selection: ModelSelection
     /// Tasks at once, over all models and brokers, ≥ 1.
@@ -32,7 +32,7 @@ package struct WorkerConfiguration: Sendable {
 
     /// Makes a configuration with the usual values for what is not given.
     package init(
-        brokers: [String], trust: BrokerTrust, token: String, source: Source,
+        brokers: [String], trust: BrokerTrust, credential: BrokerCredential, source: Source,
         selection: ModelSelection = .everything, slots: Int = 8,
         prices: TokenPrices = TokenPrices(), supplyType: SupplyType = .community,
         dataPolicy: DataPolicy = .unstated, region: String? = nil,
@@ -42,7 +42,7 @@ package struct WorkerConfiguration: Sendable {
         precondition(slots >= 1)
         self.brokers = brokers
         self.trust = trust
-        self.token = token
+        self.credential = credential
         self.source = source
         self.selection = selection
         self.slots = slots
@@ -189,7 +189,8 @@ package struct Worker: Sendable {
     private func supplier(_ runner: EngineRunner, offers: [Offer]) -> SluiceSupplier {
         let log = log
         return SluiceSupplier(
-            brokers: configuration.brokers, token: configuration.token, offers: offers,
+            brokers: configuration.brokers, credential: configuration.credential,
+            offers: offers,
             configuration: SluiceSupplier.Configuration(
                 trust: configuration.trust, slots: configuration.slots,
                 drainTime: configuration.drainTime

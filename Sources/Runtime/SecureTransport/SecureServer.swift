@@ -346,6 +346,20 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         }
     }
 
+    /// SHA-256 of the certificate (DER) with which the client of an established channel has proved
+    /// who it is, in the form of `sha256`; nil where it showed none of the context's client
+    /// authorities. Worked out at every call: asked for once a connection.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
+    package func peerCertificateDigest(
+        _ channel: ChannelID
+    ) -> (UInt64, UInt64, UInt64, UInt64)? {
+        guard let index = find(channel), unsafe channels[index].phase == .established else {
+            return nil
+        }
+        return unsafe channels[index].session?.peerCertificateDigest
+    }
+
     /// Decrypts what has arrived into `region` from `offset` on, until the region is full or
     /// nothing is left.
     ///

@@ -26,7 +26,7 @@ package struct CertificateAuthority: Sendable {
     package init(commonName: String = "Sluice development CA") throws(TLSSetupError) {
         let key = try PrivateKey()
         let certificate = try CertificateDraft(
-            subject: commonName, publicKey: key, days: certificateDays)
+            subject: commonName, publicKey: key, lifetimeSeconds: lifetimeSecondsMax)
         try certificate.setIssuer(commonName)
         try certificate.add(NID_basic_constraints, "critical,CA:TRUE,pathlen:0")
         try certificate.add(NID_key_usage, "critical,keyCertSign,cRLSign")
@@ -42,26 +42,48 @@ package struct CertificateAuthority: Sendable {
     /// Makes a server's certificate for `localhost`, `127.0.0.1`, `::1` and `names` (DNS names or
     /// numeric addresses).
     package func issue(names: [String] = []) throws(TLSSetupError) -> CertificatePair {
+        let alternatives = ["localhost", "127.0.0.1", "::1"] + names
+        guard alternatives.allSatisfy(isPlainName) else { throw .certificateNotMade }
+        let list = alternatives.map { (isNumericAddress($0) ? "IP:" : "DNS:") + $0 }
+        return try issue(
+            subject: "Sluice", use: "serverAuth", names: list.joined(separator: ","),
+            lifetimeSeconds: lifetimeSecondsMax)
+    }
+
+    /// Makes a client's certificate with `name` as its common name: a plain name of at most 64
+    /// characters. It ends so long from now on; below 0 its time is over.
+    package func issueClient(
+        name: String, lifetimeSeconds: Int = lifetimeSecondsMax
+    ) throws(TLSSetupError) -> CertificatePair {
+        guard isPlainName(name), name.utf8.count <= 64 else { throw .certificateNotMade }
+        return try issue(
+            subject: name, use: "clientAuth", names: nil, lifetimeSeconds: lifetimeSeconds)
+    }
+
+    private func issue(
+        subject: String, use: String, names: String?, lifetimeSeconds: Int
+    ) throws(TLSSetupError) -> CertificatePair {
         let authorityKey = try PrivateKey(pem: pair.privateKey)
         let authority = try CertificateList(pem: pair.certificate)
         guard let issuer = unsafe authority.first else { throw .certificateUnreadable }
         let key = try PrivateKey()
-        let leaf = try CertificateDraft(subject: "Sluice", publicKey: key, days: certificateDays)
+        let leaf = try CertificateDraft(
+            subject: subject, publicKey: key, lifetimeSeconds: lifetimeSeconds)
         try unsafe leaf.setIssuer(of: issuer)
-        let alternatives = ["localhost", "127.0.0.1", "::1"] + names
-        let list = alternatives.map { (isNumericAddress($0) ? "IP:" : "DNS:") + $0 }
-        guard alternatives.allSatisfy(isPlainName) else { throw .certificateNotMade }
         try leaf.add(NID_basic_constraints, "critical,CA:FALSE")
         try leaf.add(NID_key_usage, "critical,digitalSignature")
-        try leaf.add(NID_ext_key_usage, "serverAuth")
-        try leaf.add(NID_subject_alt_name, list.joined(separator: ","))
+        try leaf.add(NID_ext_key_usage, use)
+        if let names { try leaf.add(NID_subject_alt_name, names) }
         try leaf.sign(with: authorityKey)
         return CertificatePair(certificate: try leaf.pem(), privateKey: try key.pem())
     }
 }
 
 /// The longest life that every platform accepts of a certificate its user installed.
-private let certificateDays = 825
+package let lifetimeSecondsMax = 825 * 86_400 - notBeforeSeconds
+
+/// How long ago a certificate's time began: clocks differ.
+private let notBeforeSeconds = 3_600
 
 /// Whether `name` cannot be mistaken for configuration syntax.
 private func isPlainName(_ name: String) -> Bool {
@@ -91,18 +113,19 @@ private struct CertificateDraft: ~Copyable {
     /// SAFETY: owned, from `init` to `deinit`.
     private let handle: OpaquePointer
 
-    init(subject: String, publicKey: borrowing PrivateKey, days: Int) throws(TLSSetupError) {
+    init(
+        subject: String, publicKey: borrowing PrivateKey, lifetimeSeconds: Int
+    ) throws(TLSSetupError) {
         guard let certificate = unsafe X509_new() else { throw .library }
         var serial: UInt64 = 0
         for byte in randomBytes(8) { serial = serial << 8 | UInt64(byte) }
         // A positive number of at most 63 bits, never 0.
         serial = serial >> 1 | 1
-        let hour = 3_600
         let filled =
             unsafe X509_set_version(certificate, 2) == 1
             && ASN1_INTEGER_set_uint64(X509_get_serialNumber(certificate), serial) == 1
-            && X509_gmtime_adj(X509_getm_notBefore(certificate), -hour) != nil
-            && X509_gmtime_adj(X509_getm_notAfter(certificate), days * 24 * hour - hour) != nil
+            && X509_gmtime_adj(X509_getm_notBefore(certificate), -notBeforeSeconds) != nil
+            && X509_gmtime_adj(X509_getm_notAfter(certificate), lifetimeSeconds) != nil
             && X509_set_pubkey(certificate, publicKey.handle) == 1
             && Self.setName(X509_get_subject_name(certificate), subject)
         guard filled else {

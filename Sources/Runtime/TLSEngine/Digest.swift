@@ -58,6 +58,14 @@ package func constantTimeEqual(_ left: Span<UInt8>, _ right: Span<UInt8>) -> Boo
     return difference == 0
 }
 
+/// SHA-256 of a certificate as it is sent (DER).
+@unsafe
+func certificateDigest(_ certificate: OpaquePointer) -> (UInt64, UInt64, UInt64, UInt64) {
+    unsafe digestWords { target in
+        unsafe X509_digest(certificate, EVP_sha256(), target, nil) == 1
+    }
+}
+
 private func digestWords(
     _ digest: (UnsafeMutablePointer<UInt8>) -> Bool
 ) -> (UInt64, UInt64, UInt64, UInt64) {

@@ -63,9 +63,11 @@ package final class TLSContext: @unchecked Sendable {
 
     /// A server's context from PEM texts: the leaf certificate first, then its chain.
     ///
-    /// `applicationProtocol` is `sluice/1` or `h2`: the one that every client must offer.
+    /// With `clientAuthorities`, certificates in PEM, clients are asked for a certificate of one of
+    /// them; who has none goes on without. `applicationProtocol` is `sluice/1` or `h2`: the one
+    /// that every client must offer.
     package convenience init(
-        serverCertificate: String, privateKey: String,
+        serverCertificate: String, privateKey: String, clientAuthorities: String? = nil,
         applicationProtocol: String = ApplicationProtocol.sluice1, limits: TLSLimits = TLSLimits()
     ) throws(TLSSetupError) {
         guard let served = ApplicationProtocol.served.firstIndex(of: applicationProtocol) else {
@@ -75,7 +77,36 @@ package final class TLSContext: @unchecked Sendable {
             server: true, applicationProtocols: [applicationProtocol], suites: .all,
             limits: limits)
         defer { ERR_clear_error() }
-        let certificates = try CertificateList(pem: serverCertificate)
+        try use(CertificatePair(certificate: serverCertificate, privateKey: privateKey))
+        if let clientAuthorities { try askForCertificates(of: clientAuthorities) }
+        unsafe SSL_CTX_set_client_hello_cb(handle, requireApplicationProtocol, nil)
+        // The argument is no pointer: it says which protocol, and so outlives everything.
+        unsafe SSL_CTX_set_alpn_select_cb(
+            handle, chooseApplicationProtocol, UnsafeMutableRawPointer(bitPattern: served + 1))
+    }
+
+    /// A server's context from PEM files.
+    package convenience init(
+        serverCertificateFile: String, privateKeyFile: String,
+        clientAuthoritiesFile: String? = nil, limits: TLSLimits = TLSLimits()
+    ) throws(TLSSetupError) {
+        var clientAuthorities: String?
+        if let clientAuthoritiesFile {
+            do {
+                clientAuthorities = try readTextFile(clientAuthoritiesFile)
+            } catch {
+                throw .trustUnreadable
+            }
+        }
+        try self.init(
+            serverCertificate: try readTextFile(serverCertificateFile),
+            privateKey: try readTextFile(privateKeyFile), clientAuthorities: clientAuthorities,
+            limits: limits)
+    }
+
+    /// Shows this certificate and its chain to peers.
+    private func use(_ pair: CertificatePair) throws(TLSSetupError) {
+        let certificates = try CertificateList(pem: pair.certificate)
         guard let leaf = unsafe certificates.first else { throw .certificateUnreadable }
         guard unsafe SSL_CTX_use_certificate(handle, leaf) == 1 else {
             throw .certificateUnreadable
@@ -85,23 +116,29 @@ package final class TLSContext: @unchecked Sendable {
                 throw .certificateUnreadable
             }
         }
-        let key = try PrivateKey(pem: privateKey)
+        let key = try PrivateKey(pem: pair.privateKey)
         guard unsafe SSL_CTX_use_PrivateKey(handle, key.handle) == 1,
             unsafe SSL_CTX_check_private_key(handle) == 1
         else { throw .keyMismatch }
-        unsafe SSL_CTX_set_client_hello_cb(handle, requireApplicationProtocol, nil)
-        // The argument is no pointer: it says which protocol, and so outlives everything.
-        unsafe SSL_CTX_set_alpn_select_cb(
-            handle, chooseApplicationProtocol, UnsafeMutableRawPointer(bitPattern: served + 1))
     }
 
-    /// A server's context from PEM files.
-    package convenience init(
-        serverCertificateFile: String, privateKeyFile: String, limits: TLSLimits = TLSLimits()
-    ) throws(TLSSetupError) {
-        try self.init(
-            serverCertificate: try readTextFile(serverCertificateFile),
-            privateKey: try readTextFile(privateKeyFile), limits: limits)
+    /// Asks clients for a certificate of one of these authorities.
+    ///
+    /// What does not verify does not end the handshake: in TLS 1.3 the client would learn of it
+    /// only after its own handshake is done, as a connection that breaks. It counts as no
+    /// certificate, and the protocol above says so.
+    private func askForCertificates(of authorities: String) throws(TLSSetupError) {
+        let certificates = try CertificateList(pem: authorities)
+        guard certificates.count > 0 else { throw .trustUnreadable }
+        for index in 0..<certificates.count {
+            guard unsafe sluice_ssl_trust_clients_of(handle, certificates[index]) == 1 else {
+                throw .trustUnreadable
+            }
+        }
+        unsafe sluice_ssl_bound_certificates(
+            handle, limits.peerCertificateBytesMax, Int32(limits.peerCertificateDepthMax))
+        unsafe SSL_CTX_set_cert_verify_callback(handle, verifyAndGoOn, nil)
+        unsafe SSL_CTX_set_verify(handle, SSL_VERIFY_PEER, nil)
     }
 
     /// When the certificate's time is over, seconds since 1970; nil for a client's context.
@@ -113,10 +150,11 @@ package final class TLSContext: @unchecked Sendable {
 
     /// A client's context that trusts the certificates of a PEM text and nothing else.
     ///
-    /// `applicationProtocols` is what it offers in ALPN, by default `sluice/1`; none sends no
-    /// ALPN at all. Clients exist for tests and tools.
+    /// `certificate` is shown to a server that asks for one. `applicationProtocols` is what it
+    /// offers in ALPN, by default `sluice/1`; none sends no ALPN at all. Clients exist for tests
+    /// and tools.
     package convenience init(
-        clientTrusting trust: String,
+        clientTrusting trust: String, certificate: CertificatePair? = nil,
         applicationProtocols: [String] = [ApplicationProtocol.sluice1],
         suites: CipherSuites = .all, limits: TLSLimits = TLSLimits()
     ) throws(TLSSetupError) {
@@ -134,6 +172,7 @@ package final class TLSContext: @unchecked Sendable {
             }
         }
         unsafe SSL_CTX_set_verify(handle, SSL_VERIFY_PEER, nil)
+        if let certificate { try use(certificate) }
         guard !applicationProtocols.isEmpty else { return }
         var list: [UInt8] = []
         for name in applicationProtocols {
@@ -145,6 +184,13 @@ package final class TLSContext: @unchecked Sendable {
             throw .library
         }
     }
+}
+
+/// Verifies a client's chain as OpenSSL would, keeps the result, and lets the handshake go on.
+private let verifyAndGoOn: @convention(c) (OpaquePointer?, UnsafeMutableRawPointer?) -> Int32 = {
+    chain, _ in
+    if unsafe X509_verify_cert(chain) != 1 { ERR_clear_error() }
+    return 1
 }
 
 /// Refuses a ClientHello without ALPN, which OpenSSL would let pass.

@@ -8,7 +8,7 @@ package enum TLSSetupError: Error, Equatable, Sendable {
     case privateKeyUnreadable
     /// The key does not belong to the certificate.
     case keyMismatch
-    /// The trusted certificates cannot be read.
+    /// The file or text of trusted certificates cannot be read or holds none.
     case trustUnreadable
     /// A certificate could not be made.
     case certificateNotMade
@@ -40,6 +40,11 @@ package struct TLSLimits: Sendable {
     /// Records in either direction after which this side changes the keys. AES-GCM allows
     /// 2^24.5 full records under one key (RFC 8446, 5.5).
     package var recordsPerKey = 1 << 22
+    /// Bytes of the certificates that a client may send in its handshake: three with RSA keys of
+    /// 4,096 bits. Whoever reaches the port can send so many.
+    package var peerCertificateBytesMax = 8_192
+    /// Certificates between a client's and its authority's.
+    package var peerCertificateDepthMax = 3
     /// Ciphertext that may wait for a send; a session that needs more fails. It bounds what a peer
     /// that floods and does not read makes us keep.
     package var outputBytesMax = 256 * 1_024

@@ -64,6 +64,16 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
         unsafe pipe.deallocate()
     }
 
+    /// SHA-256 of the certificate (DER) that the client showed, in the form of `sha256`; nil before
+    /// the handshake is complete, and where it showed none or one that did not verify.
+    package var peerCertificateDigest: (UInt64, UInt64, UInt64, UInt64)? {
+        guard isEstablished, unsafe SSL_is_server(handle) == 1,
+            let certificate = unsafe SSL_get0_peer_certificate(handle),
+            unsafe sluice_ssl_peer_is_verified(handle) == 1
+        else { return nil }
+        return unsafe certificateDigest(certificate)
+    }
+
     // MARK: Ciphertext in
 
     /// Lends the next piece of received ciphertext; the piece before it is used up.

@@ -193,9 +193,7 @@ final class ClientCore: Sendable {
             return nil
         }
         let session = ClientSession(
-            Handshake(
-                role: .client, credentialKind: .apiKey, credential: Array(configuration.key.utf8),
-                agent: SluiceClient.agent))
+            configuration.credential.handshake(.client, agent: SluiceClient.agent))
         let owner = Mutex<Connection?>(nil)
         let link = ClientLink(session: session, clock: environment.clock) { _, events in
             guard let connection = owner.withLock({ $0 }) else { return }

@@ -10,20 +10,28 @@ public struct SluiceClient: Sendable {
     public struct Configuration: Sendable {
         /// Brokers as `host:port`; the first that answers is used.
         public var brokers: [String]
-        /// The account's API key.
-        public var key: String
+        /// The account's API key, or a certificate.
+        public var credential: BrokerCredential
         /// Whose certificates the brokers' certificates may come from.
         public var trust: BrokerTrust
         /// Told of connections for a log; called from any thread, must not block.
         public var onEvent: (@Sendable (ConnectionEvent) -> Void)?
 
-        /// Makes a configuration.
+        /// Makes a configuration with an API key.
         public init(
             brokers: [String], key: String, trust: BrokerTrust = .systemRoots,
             onEvent: (@Sendable (ConnectionEvent) -> Void)? = nil
         ) {
+            self.init(brokers: brokers, credential: .secret(key), trust: trust, onEvent: onEvent)
+        }
+
+        /// Makes a configuration.
+        public init(
+            brokers: [String], credential: BrokerCredential, trust: BrokerTrust = .systemRoots,
+            onEvent: (@Sendable (ConnectionEvent) -> Void)? = nil
+        ) {
             self.brokers = brokers
-            self.key = key
+            self.credential = credential
             self.trust = trust
             self.onEvent = onEvent
         }
@@ -53,7 +61,9 @@ public struct SluiceClient: Sendable {
         _ body: nonisolated(nonsending) (SluiceClient) async throws -> Value
     ) async throws -> Value {
         try await withClient(
-            configuration, environment: .system(trust: configuration.trust), body)
+            configuration,
+            environment: .system(
+                trust: configuration.trust, credential: configuration.credential), body)
     }
 
     /// The same with all work of the connection on an executor of the caller's. Where that is an

@@ -79,10 +79,14 @@ package struct InMemoryBroker: ~Copyable {
     package var isDead: Bool { instance.isDead }
 
     /// A peer's connection is up, at a shard that the seed decides; nil when that has no room.
-    package mutating func connect(nowUs: UInt64) -> UInt32? {
+    /// `certificate` is the SHA-256 of the one that its TLS session would have verified.
+    package mutating func connect(
+        certificate: Digest256? = nil, nowUs: UInt64
+    ) -> UInt32? {
         guard !isDead else { return nil }
         let shard = pick(shards.count)
-        guard let connection = shards[shard].connect(nowUs: nowUs) else { return nil }
+        guard let connection = shards[shard].connect(certificate: certificate, nowUs: nowUs)
+        else { return nil }
         return UInt32(shard) * connectionsPerShard + connection
     }
 

@@ -23,6 +23,8 @@ final class InMemoryShard {
         var kept: [UInt8] = []
         /// TOKENS frames that wait to be sealed before anything else.
         var staged: [[UInt8]] = []
+        /// What TLS would have verified of the peer.
+        var certificate: Digest256?
         /// Control frames that wait to be sealed.
         var control: [UInt8] = []
         /// Sealed and not yet taken by the network.
@@ -88,10 +90,11 @@ final class InMemoryShard {
 
     // MARK: The network
 
-    func connect(nowUs: UInt64) -> UInt32? {
+    func connect(certificate: Digest256?, nowUs: UInt64) -> UInt32? {
         guard let connection = idleLines.popLast() else { return nil }
         self.nowUs = nowUs
         lines[Int(connection)].isOpen = true
+        lines[Int(connection)].certificate = certificate
         machine.opened(connection, nowUs: nowUs)
         machine.established(connection, nowUs: nowUs)
         return connection
@@ -238,6 +241,9 @@ final class InMemoryShard {
                 machine.credential(
                     connection, kind: kind, digest: InMemoryBroker.digest(of: secret),
                     out: &output)
+            case .verifyCertificate(let connection):
+                machine.certificate(
+                    connection, digest: lines[Int(connection)].certificate, out: &output)
             case .hashKey(let stream, let start, let count, let account):
                 var key = Array(chunk[Int(start)..<Int(start + count)])
                 key.append(contentsOf: "\(account)".utf8)

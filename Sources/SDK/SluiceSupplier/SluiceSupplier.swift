@@ -52,9 +52,19 @@ public struct SluiceSupplier: Sendable {
         brokers: [String], token: String, offers: [Offer],
         configuration: Configuration = Configuration(), _ handler: @escaping Handler
     ) {
-        core = Self.makeCore(brokers, token, offers, configuration, handler) {
+        self.init(
+            brokers: brokers, credential: .secret(token), offers: offers,
+            configuration: configuration, handler)
+    }
+
+    /// The same with a token or a certificate.
+    public init(
+        brokers: [String], credential: BrokerCredential, offers: [Offer],
+        configuration: Configuration = Configuration(), _ handler: @escaping Handler
+    ) {
+        core = Self.makeCore(brokers, credential, offers, configuration, handler) {
             () throws(TransportError) in
-            try .system(trust: configuration.trust)
+            try .system(trust: configuration.trust, credential: credential)
         }
     }
 
@@ -64,12 +74,14 @@ public struct SluiceSupplier: Sendable {
         configuration: Configuration = Configuration(), environment: SessionEnvironment,
         _ handler: @escaping Handler
     ) {
-        core = Self.makeCore(brokers, token, offers, configuration, handler) { environment }
+        core = Self.makeCore(brokers, .secret(token), offers, configuration, handler) {
+            environment
+        }
     }
 
     private static func makeCore(
-        _ brokers: [String], _ token: String, _ offers: [Offer], _ configuration: Configuration,
-        _ handler: @escaping Handler,
+        _ brokers: [String], _ credential: BrokerCredential, _ offers: [Offer],
+        _ configuration: Configuration, _ handler: @escaping Handler,
         environment: () throws(TransportError) -> SessionEnvironment
     ) -> Result<SupplierCore, TransportError> {
         do throws(TransportError) {
@@ -78,7 +90,7 @@ public struct SluiceSupplier: Sendable {
             guard !addresses.isEmpty else { throw .invalidAddress("") }
             return .success(
                 SupplierCore(
-                    brokers: addresses, token: token, offers: offers,
+                    brokers: addresses, credential: credential, offers: offers,
                     configuration: configuration, environment: try environment(),
                     handler: handler))
         } catch {

@@ -52,18 +52,18 @@ final class SupplierCore: Sendable {
 
     let configuration: SluiceSupplier.Configuration
     let environment: SessionEnvironment
-    private let token: String
+    private let credential: BrokerCredential
     private let brokers: [BrokerAddress]
     private let handler: Handler
     private let state = Mutex(State())
 
     init(
-        brokers: [BrokerAddress], token: String, offers: [Offer],
+        brokers: [BrokerAddress], credential: BrokerCredential, offers: [Offer],
         configuration: SluiceSupplier.Configuration, environment: SessionEnvironment,
         handler: @escaping Handler
     ) {
         self.brokers = brokers
-        self.token = token
+        self.credential = credential
         self.configuration = configuration
         self.environment = environment
         self.handler = handler
@@ -208,9 +208,8 @@ final class SupplierCore: Sendable {
             return nil
         }
         let session = SupplierSession(
-            Handshake(
-                role: .supplier, credentialKind: .supplierToken,
-                credential: Array(token.utf8), agent: SluiceSupplier.agent,
+            credential.handshake(
+                .supplier, agent: SluiceSupplier.agent,
                 bodyCreditBytes: SluiceSupplier.bodyCreditBytes))
         let owner = Mutex<Connection?>(nil)
         let link = SupplierLink(session: session, clock: environment.clock) { _, events in

@@ -42,9 +42,12 @@ package struct SessionEnvironment: Sendable {
     }
 
     /// Sockets under TLS, the system's clock and randomness.
-    package static func system(trust: BrokerTrust) throws(TransportError) -> SessionEnvironment {
+    package static func system(
+        trust: BrokerTrust, credential: BrokerCredential
+    ) throws(TransportError) -> SessionEnvironment {
         SessionEnvironment(
-            connector: try SecureConnector(trust: trust), clock: SystemClock(),
+            connector: try SecureConnector(trust: trust, certificate: credential.certificate),
+            clock: SystemClock(),
             random: { UInt64.random(in: .min ... .max) })
     }
 }
@@ -72,6 +75,8 @@ public enum TransportError: Error, Equatable, Sendable {
     case invalidAddress(String)
     /// The file or text with trusted certificates cannot be read.
     case unreadableTrust
+    /// The client certificate or its private key cannot be read, or they are no pair.
+    case unreadableCertificate
     /// Nothing answers there.
     case unreachable
     /// TLS failed; most often the certificate is not trusted or names another host.

@@ -13,8 +13,10 @@ package struct SecureConnector: Connector {
     private let context: NIOSSLContext
     private let serverName: String?
 
-    /// Reads the trusted certificates once.
-    package init(trust: BrokerTrust) throws(TransportError) {
+    /// Reads the trusted certificates, and the one that is shown to brokers who ask, once.
+    package init(
+        trust: BrokerTrust, certificate: ClientCertificate? = nil
+    ) throws(TransportError) {
         var configuration = TLSConfiguration.makeClientConfiguration()
         configuration.minimumTLSVersion = .tlsv13
         configuration.applicationProtocols = [WireLimits.applicationProtocol]
@@ -26,11 +28,38 @@ package struct SecureConnector: Connector {
                 configuration.trustRoots = .certificates(
                     try NIOSSLCertificate.fromPEMBytes(bytes))
             }
-            context = try NIOSSLContext(configuration: configuration)
+            let anonymous = try NIOSSLContext(configuration: configuration)
+            context = try certificate.map { try Self.context(configuration, $0) } ?? anonymous
+        } catch let error as TransportError {
+            throw error
         } catch {
             throw .unreadableTrust
         }
         serverName = trust.serverName
+    }
+
+    private static func context(
+        _ configuration: TLSConfiguration, _ certificate: ClientCertificate
+    ) throws(TransportError) -> NIOSSLContext {
+        var configuration = configuration
+        do {
+            let chain =
+                switch certificate.chain {
+                case .file(let path): try NIOSSLCertificate.fromPEMFile(path)
+                case .pem(let bytes): try NIOSSLCertificate.fromPEMBytes(bytes)
+                }
+            let key =
+                switch certificate.privateKey {
+                case .file(let path): try NIOSSLPrivateKey(file: path, format: .pem)
+                case .pem(let bytes): try NIOSSLPrivateKey(bytes: bytes, format: .pem)
+                }
+            guard !chain.isEmpty else { throw TransportError.unreadableCertificate }
+            configuration.certificateChain = chain.map { .certificate($0) }
+            configuration.privateKey = .privateKey(key)
+            return try NIOSSLContext(configuration: configuration)
+        } catch {
+            throw .unreadableCertificate
+        }
     }
 
     package func dial(_ address: BrokerAddress) async throws(TransportError) -> any BytePipe {

@@ -52,7 +52,7 @@ import Testing
         #expect(rig.error(connection) == .versionMismatch)
     }
 
-    @Test("[H6] unknown credential, wrong role, certificate")
+    @Test("[H6] unknown credential, wrong role")
     func credentials() {
         var rig = Rig()
         var connection = rig.connect()
@@ -64,9 +64,106 @@ import Testing
         connection = rig.connect()
         rig.say(connection, hello(kind: .supplierToken))
         #expect(rig.error(connection) == .forbidden)
-        connection = rig.connect()
-        rig.say(connection, hello(kind: .clientCertificate, credential: []))
-        #expect(rig.error(connection) == .unauthenticated)
+    }
+
+    // MARK: Certificates
+
+    private static let certificate = Digest256(1, 2, 3, .max)
+
+    private func certificateKey(
+        _ role: DirectoryRole = .client, isRevoked: Bool = false, expiresAtMs: UInt64 = 0
+    ) -> DirectoryCredential {
+        DirectoryCredential(
+            digest: DirectoryCredential.certificateDigest(Self.certificate), account: 7,
+            role: role, isRevoked: isRevoked, expiresAtMs: expiresAtMs)
+    }
+
+    /// What is answered to HELLO with kind 3.
+    private func answer(
+        _ rig: inout Rig, _ certificate: Digest256?, role: PeerRole = .client,
+        credential: [UInt8] = []
+    ) -> (connection: UInt32, kind: FrameKind?, error: WireCode?) {
+        let connection = rig.connect(certificate: certificate)
+        rig.say(
+            connection, hello(role: role, kind: .clientCertificate, credential: credential))
+        let last = rig.hear(connection).last
+        return (connection, last?.kind, last?.error?.code)
+    }
+
+    @Test("[H11] a verified certificate that is a key is taken for its role")
+    func certificateTaken() {
+        for (role, other) in [(PeerRole.client, PeerRole.supplier), (.supplier, .client)] {
+            var rig = Rig()
+            let directoryRole = role == .client ? DirectoryRole.client : .supplier
+            rig.broker.credentialChanged(certificateKey(directoryRole), wallUs: Rig.wallUs)
+            #expect(answer(&rig, Self.certificate, role: role).kind == .welcome)
+            #expect(answer(&rig, Self.certificate, role: other).error == .forbidden)
+        }
+    }
+
+    @Test("[H11] without certificate, with one that is no key, or with a secret beside it")
+    func certificateNotTaken() {
+        var rig = Rig()
+        rig.broker.credentialChanged(certificateKey(), wallUs: Rig.wallUs)
+        #expect(answer(&rig, nil).error == .unauthenticated)
+        #expect(answer(&rig, Digest256(1, 2, 3, 4)).error == .unauthenticated)
+        #expect(
+            answer(&rig, Self.certificate, credential: Rig.clientKey).error == .unauthenticated)
+        #expect(answer(&rig, nil, credential: Rig.clientKey).error == .unauthenticated)
+    }
+
+    @Test("[H11] a secret whose hash is a certificate's is none, and the reverse")
+    func certificateKindsApart() {
+        var rig = Rig()
+        let secret = Array("a certificate as it is sent".utf8)
+        let digest = InMemoryBroker.digest(of: secret)
+        rig.broker.credentialChanged(
+            DirectoryCredential(
+                digest: DirectoryCredential.certificateDigest(digest), account: 7, role: .both),
+            wallUs: Rig.wallUs)
+        #expect(answer(&rig, digest).kind == .welcome)
+        for kind in [CredentialKind.apiKey, .supplierToken] {
+            let connection = rig.connect(certificate: digest)
+            rig.say(
+                connection,
+                hello(
+                    role: kind == .apiKey ? .client : .supplier, kind: kind, credential: secret))
+            #expect(rig.error(connection) == .unauthenticated)
+        }
+        // A key's secret is no certificate, even where somebody could make one of its hash.
+        #expect(
+            answer(&rig, InMemoryBroker.digest(of: Rig.clientKey)).error == .unauthenticated)
+    }
+
+    @Test("[H11] a peer with a certificate may send a key")
+    func keyBesideCertificate() {
+        var rig = Rig()
+        let connection = rig.connect(certificate: Self.certificate)
+        rig.say(connection, hello())
+        #expect(rig.hear(connection).map(\.kind) == [.welcome])
+    }
+
+    @Test("[H6] a certificate's connection ends when it is revoked, and when its time is over")
+    func certificateEnds() {
+        var rig = Rig()
+        rig.broker.credentialChanged(certificateKey(), wallUs: Rig.wallUs)
+        let first = answer(&rig, Self.certificate)
+        #expect(first.kind == .welcome)
+        rig.broker.credentialChanged(
+            certificateKey(expiresAtMs: (Rig.wallUs + rig.nowUs) / 1_000 + 500),
+            wallUs: Rig.wallUs)
+        #expect(rig.hear(first.connection).isEmpty)
+        rig.pass(ms: 2_000)
+        #expect(rig.error(first.connection) == .unauthenticated)
+        #expect(answer(&rig, Self.certificate).error == .unauthenticated)
+
+        rig.broker.credentialChanged(certificateKey(), wallUs: Rig.wallUs)
+        let second = answer(&rig, Self.certificate)
+        #expect(second.kind == .welcome)
+        rig.broker.credentialChanged(certificateKey(isRevoked: true), wallUs: Rig.wallUs)
+        rig.turn()
+        #expect(rig.error(second.connection) == .unauthenticated)
+        #expect(answer(&rig, Self.certificate).error == .unauthenticated)
     }
 
     @Test("[H1] HELLO in time")

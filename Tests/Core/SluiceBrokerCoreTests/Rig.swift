@@ -70,8 +70,8 @@ struct Rig: ~Copyable {
 
     // MARK: Connections
 
-    mutating func connect() -> UInt32 {
-        guard let connection = broker.connect(nowUs: nowUs) else {
+    mutating func connect(certificate: Digest256? = nil) -> UInt32 {
+        guard let connection = broker.connect(certificate: certificate, nowUs: nowUs) else {
             preconditionFailure("room for another connection")
         }
         assemblers[connection] = FrameAssembler()

@@ -132,6 +132,7 @@ import Testing
         let expected: [RetentionDuty: UInt64] = [
             .taskRecords: 310, .refusals: 310, .idempotencyKeys: 399, .walletEvents: 35,
             .addressHashes: 310, .changes: 400, .emptyDays: 310, .closedLeases: 310,
+            .instances: 310,
         ]
         for duty in RetentionDuty.allCases {
             #expect(

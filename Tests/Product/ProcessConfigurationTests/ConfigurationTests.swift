@@ -158,7 +158,9 @@ struct ConfigurationTests {
     @Test("what a running process takes over is told apart from what waits for its next start")
     func reloading() throws {
         let before = try settings()
-        let after = try settings(flags: ["certificate": "new.pem", "shards": "5", "port": "1"])
+        let after = try settings(flags: [
+            "certificate": "new.pem", "client-ca": "clients.pem", "shards": "5", "port": "1",
+        ])
         #expect(after.waiting(after: before) == ["broker.port", "broker.shards"])
         #expect(try settings().waiting(after: before).isEmpty)
     }

@@ -75,6 +75,47 @@ import Testing
     }
 
     @Test(arguments: TestEngine.allCases)
+    func aCertificateIsAKeyUnderTheInverseOfItsDigest(_ engine: TestEngine) throws {
+        let store = try TestStore(engine).store
+        let sha256 = Digest256(0x0706_0504_0302_01ff, 2, 3, .max)
+        let key = try store.addCertificate(
+            sha256: sha256, account: "machines", role: .supplier, nowUs: 5, expiresAtMs: 99,
+            limits: AccountLimits(concurrentTasks: 3))
+        #expect(key.prefix == "crt_ff01020304050607")
+        #expect(key.entry.digest == Digest256(~0x0706_0504_0302_01ff, ~2, ~3, 0))
+        #expect(key.entry.supplier != 0)
+        #expect(key.entry.expiresAtMs == 99)
+        #expect(key.entry.concurrentTasksMax == 3)
+        let secret = try store.issueKey(
+            account: "machines", role: .client, nowUs: 6, digest: fakeDigest)
+        let listed = try store.keys()
+        #expect(listed.map(\.prefix) == [key.prefix, secret.prefix])
+        #expect(listed.map(\.certificate) == [sha256, nil])
+        #expect(listed[0].accountLabel == "machines")
+        #expect(
+            sha256.hexadecimal
+                == "ff01020304050607" + "0200000000000000" + "0300000000000000"
+                + String(repeating: "f", count: 16))
+        let whole = try store.directoryEntries(node: 1).entries
+        #expect(whole.contains(.credential(key.entry)))
+
+        #expect(throws: StoreError.keyExists) {
+            _ = try store.addCertificate(
+                sha256: sha256, account: "others", role: .client, nowUs: 7, expiresAtMs: 0)
+        }
+        #expect(try store.account(label: "others") == nil, "nothing of it was done")
+        try store.revokeKey(prefix: key.prefix, nowUs: 8)
+        var revoked = key.entry
+        revoked.isRevoked = true
+        #expect(try store.changes(after: 0, node: 1)?.last?.entry == .credential(revoked))
+        #expect(throws: StoreError.keyExists) {
+            _ = try store.addCertificate(
+                sha256: sha256, account: "machines", role: .client, nowUs: 9, expiresAtMs: 0)
+        }
+        #expect(try store.audit(last: 2).map(\.action) == [.issueKey, .revokeKey])
+    }
+
+    @Test(arguments: TestEngine.allCases)
     func everyOperatorsActionIsAudited(_ engine: TestEngine) throws {
         let store = try TestStore(engine).store
         let account = try store.makeAccount(

@@ -152,6 +152,46 @@ private let dayUs: UInt64 = 86_400_000_000
         try market.expectSound()
     }
 
+    @Test(arguments: TestEngine.allCases)
+    func aClosedInstanceGoesWithItsLastRecordAndItsCursorStays(_ engine: TestEngine) throws {
+        let market = try filled(engine)
+        let store = market.store
+        var journal = JournalSketch(instance: 6)
+        journal.start()
+        journal.end(
+            21, of: 5, charge: charge(11, 10), supplier: market.token.entry.supplier)
+        // Its ACCEPTED never came: the early ENDED keeps the instance too.
+        journal.append(
+            InstanceClosedRecord(closed: 5, closedAtUs: 150 * dayUs, endedCount: 1).record)
+        _ = try store.applyBatch(journal.records, node: 7)
+        func remove(_ day: UInt64) throws -> Int {
+            try removeExpired(store, .instances, cutoffUs: day * dayUs, rows: 1).reduce(0, +)
+        }
+        #expect(try remove(400) == 0, "records are there")
+        for duty in [RetentionDuty.taskRecords, .refusals] {
+            _ = try removeExpired(store, duty, cutoffUs: 400 * dayUs)
+        }
+        #expect(try store.finalRecords(last: 9).map(\.model) == ["demo/one"])
+        #expect(try remove(400) == 0, "what was not posted, and an early ENDED, are there")
+
+        var other = JournalSketch(instance: 9)
+        other.start()
+        try other.name()
+        other.accept(1, atUs: 100 * dayUs, account: market.consumer.id)
+        other.end(1, charge: charge(11, 10), supplier: market.token.entry.supplier)
+        other.append(
+            InstanceClosedRecord(closed: 9, closedAtUs: 150 * dayUs, endedCount: 0).record)
+        _ = try store.applyBatch(other.records, node: 7)
+        _ = try removeExpired(store, .taskRecords, cutoffUs: 101 * dayUs)
+        #expect(try remove(149) == 0, "closed too lately")
+        #expect(try remove(150) == 1)
+        #expect(try remove(400) == 0, "the others are open or have records")
+        #expect(try store.cursors()[9] == 5)
+        let again = try store.applyBatch(other.records, node: 7)
+        #expect(again.skipped == other.records.count)
+        #expect(try store.counts().final == 1)
+    }
+
     /// In PostgreSQL a day whose tasks all went is dropped; one that holds a task stays.
     @Test func daysThatBecameEmptyAreDropped() throws {
         let market = try filled(.postgres)

@@ -13,6 +13,8 @@ final class TestLog: Sendable {
         var events: [TransportEvent] = []
         var counters = TransportCounters()
         var channelCount = 0
+        /// Of each channel that was established: the digest of its client's certificate.
+        var certificates: [[UInt64]?] = []
         var isStopping = false
         var isReading = true
         var doorbell: Doorbell?
@@ -68,10 +70,13 @@ enum TestTLS {
         get throws { try made.get().authority.certificate }
     }
 
-    static func server(_ limits: TLSLimits = TLSLimits()) throws -> TLSContext {
+    static func server(
+        _ limits: TLSLimits = TLSLimits(), clientAuthorities: String? = nil
+    ) throws -> TLSContext {
         let pair = try made.get().pair
         return try TLSContext(
-            serverCertificate: pair.certificate, privateKey: pair.privateKey, limits: limits)
+            serverCertificate: pair.certificate, privateKey: pair.privateKey,
+            clientAuthorities: clientAuthorities, limits: limits)
     }
 
     /// Clients may seal much before they send.
@@ -86,12 +91,13 @@ enum TestTLS {
 func withServer(
     _ kind: BackendKind, _ behaviour: TestBehaviour = .echo,
     limits: TransportLimits = TransportLimits(), settings: BackendSettings = BackendSettings(),
-    tls: TLSLimits = TLSLimits(), _ body: (UInt16, TestLog) throws -> Void
+    tls: TLSLimits = TLSLimits(), clientAuthorities: String? = nil,
+    _ body: (UInt16, TestLog) throws -> Void
 ) throws -> TestLog {
     let log = TestLog()
     let listener = try ListeningSocket(address: "127.0.0.1", port: 0)
     let port = listener.port
-    let context = try TestTLS.server(tls)
+    let context = try TestTLS.server(tls, clientAuthorities: clientAuthorities)
     let box = ListenerBox(listener.descriptor)
     let thread = TestThread {
         do {
@@ -144,6 +150,10 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
                 waiting[Int(channel.index)] = []
                 closing[Int(channel.index)] = false
             case .established(let channel):
+                let words = server.peerCertificateDigest(channel)
+                log.content.withLock {
+                    $0.certificates.append(words.map { [$0.0, $0.1, $0.2, $0.3] })
+                }
                 switch behaviour {
                 case .echo, .sendAndAbort: break
                 case .send(let bytes), .sendAndClose(let bytes):

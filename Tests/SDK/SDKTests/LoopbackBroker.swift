@@ -59,7 +59,7 @@ struct LoopbackBroker {
 
     init(
         _ certificates: TestCertificates, protocols: [String] = ["sluice/1"],
-        newest: TLSVersion = .tlsv13
+        newest: TLSVersion = .tlsv13, requiresCertificate: Bool = false
     ) async throws {
         var configuration = TLSConfiguration.makeServerConfiguration(
             certificateChain: try NIOSSLCertificate.fromPEMFile(certificates.certificate)
@@ -68,12 +68,17 @@ struct LoopbackBroker {
                 try NIOSSLPrivateKey(file: certificates.key, format: .pem)))
         configuration.applicationProtocols = protocols
         configuration.maximumTLSVersion = newest
+        if requiresCertificate {
+            configuration.certificateVerification = .noHostnameVerification
+            configuration.trustRoots = .file(certificates.authority)
+        }
         let context = try NIOSSLContext(configuration: configuration)
         channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandlers([
-                        NIOSSLServerHandler(context: context), MirrorHandler(),
+                        NIOSSLServerHandler(context: context),
+                        MirrorHandler(requiresCertificate: requiresCertificate),
                     ])
                 }
             }
@@ -100,6 +105,11 @@ private final class MirrorHandler: ChannelInboundHandler {
     private var assembler = FrameAssembler()
     private var tasks: [StreamID: Mirrored] = [:]
     private var output: [UInt8] = []
+    private let requiresCertificate: Bool
+
+    init(requiresCertificate: Bool) {
+        self.requiresCertificate = requiresCertificate
+    }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         assembler.append(Array(unwrapInboundIn(data).readableBytesView))
@@ -115,7 +125,15 @@ private final class MirrorHandler: ChannelInboundHandler {
     private func receive(_ frame: ReceivedFrame) throws {
         let stream = frame.header.stream
         switch frame.header.kind {
-        case .hello: output += welcomeBytes(maxBodyBytes: 1 << 24)
+        case .hello:
+            let hello = try HelloFrame(decoding: frame.payload.span)
+            let isCertificate = hello.credentialKind == .clientCertificate
+            guard isCertificate == requiresCertificate, isCertificate == hello.credential.isEmpty
+            else {
+                ErrorFrame(code: .unauthenticated).encode(into: &output)
+                return
+            }
+            output += welcomeBytes(maxBodyBytes: 1 << 24)
         case .submit:
             let submit = try frame.submit
             tasks[stream] = Mirrored(

@@ -1,3 +1,4 @@
+import Foundation
 import NIOSSL
 import SluiceClient
 import Testing
@@ -6,12 +7,14 @@ import Testing
 struct SecureConnectorTests {
     private static func withBroker(
         protocols: [String] = ["sluice/1"], newest: TLSVersion = .tlsv13,
+        requiresCertificate: Bool = false,
         _ body: (LoopbackBroker, TestCertificates) async throws -> Void
     ) async throws {
         let certificates = try TestCertificates()
         defer { certificates.remove() }
         let broker = try await LoopbackBroker(
-            certificates, protocols: protocols, newest: newest)
+            certificates, protocols: protocols, newest: newest,
+            requiresCertificate: requiresCertificate)
         try await body(broker, certificates)
         try await broker.close()
     }
@@ -48,6 +51,43 @@ struct SecureConnectorTests {
                     }
                     for try await isSame in group { #expect(isSame) }
                 }
+            }
+        }
+    }
+
+    @Test(
+        "a client with a certificate shows it, and sends no secret [H11]", arguments: [true, false])
+    func clientCertificate(_ fromFiles: Bool) async throws {
+        try await Self.withBroker(requiresCertificate: true) { broker, certificates in
+            let certificate = try ClientCertificate(certificates, fromFiles: fromFiles)
+            try await SluiceClient.withClient(
+                .init(
+                    brokers: ["localhost:\(broker.port)"], credential: .certificate(certificate),
+                    trust: .file(certificates.authority))
+            ) { sluice in
+                #expect(try await sluice.perform(.completion("m", "text")).text == "text")
+            }
+        }
+    }
+
+    @Test("a certificate or key that cannot be read, or that are no pair, say so")
+    func unreadableCertificate() throws {
+        let certificates = try TestCertificates()
+        let other = try TestCertificates()
+        defer {
+            certificates.remove()
+            other.remove()
+        }
+        let wrong: [ClientCertificate] = [
+            .files(chain: "/nowhere.pem", privateKey: certificates.key),
+            .files(chain: certificates.certificate, privateKey: "/nowhere.pem"),
+            .files(chain: certificates.key, privateKey: certificates.key),
+            .files(chain: certificates.certificate, privateKey: other.key),
+            .pem(chain: [1, 2], privateKey: [3]),
+        ]
+        for certificate in wrong {
+            #expect(throws: TransportError.unreadableCertificate) {
+                try SecureConnector(trust: .systemRoots, certificate: certificate)
             }
         }
     }
@@ -115,5 +155,19 @@ struct SecureConnectorTests {
         }
         #expect(try BrokerAddress("[::1]:7700").host == "::1")
         #expect(try "\(BrokerAddress("[::1]:7700"))" == "[::1]:7700")
+    }
+}
+
+extension ClientCertificate {
+    /// The test's own certificate stands for a client's too.
+    fileprivate init(_ certificates: TestCertificates, fromFiles: Bool) throws {
+        func bytes(_ path: String) throws -> [UInt8] {
+            Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+        }
+        self =
+            fromFiles
+            ? .files(chain: certificates.certificate, privateKey: certificates.key)
+            : .pem(
+                chain: try bytes(certificates.certificate), privateKey: try bytes(certificates.key))
     }
 }

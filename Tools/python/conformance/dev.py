@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 from .lab import CASES
 from .peer import Target
@@ -32,6 +33,18 @@ def _token(folder: str, account: str) -> str:
         [str(_PROGRAM), "key", "issue", "--data", folder, "--supplier", "--account", account],
         capture_output=True, text=True, check=True).stdout
     return str(json.loads(issued)["secret"])
+
+
+def _certificate(folder: str) -> tuple[str, str]:
+    """A certificate of the deployment's own authority that is a client's key, and its own key."""
+    def run(*words: str) -> dict[str, str]:
+        made = subprocess.run(
+            [str(_PROGRAM), *words], capture_output=True, text=True, check=True).stdout
+        return cast(dict[str, str], json.loads(made))
+
+    made = run("certs", "--out", folder, "--client", "conformance")
+    run("key", "add-certificate", "--data", folder, "--certificate", made["certificate"])
+    return made["certificate"], made["privateKey"]
 
 
 @contextlib.contextmanager
@@ -59,9 +72,10 @@ def deployment(backend: str, patience: float) -> Iterator[Target]:
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 names = [f"supplier-{number}" for number in range(2 * len(CASES))]
                 tokens = tuple(pool.map(lambda name: _token(data, name), names))
+            certificate = _certificate(data)
             time.sleep(_DIRECTORY_SECONDS * patience)
             yield Target(host, int(port), f"{data}/ca.pem", ready["clientKey"], tokens, patience,
-                         prepaid=True)
+                         prepaid=True, certificate=certificate)
         finally:
             impatience.cancel()
             process.terminate()

@@ -113,6 +113,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--key", help="an API key")
     parser.add_argument("--token", action="append", default=[],
                         help="a supplier token; a second one, of another supplier, shows more")
+    parser.add_argument("--certificate", help="PEM file of a client certificate that is a key")
+    parser.add_argument("--private-key", help="PEM file of the certificate's private key")
     parser.add_argument("--prepaid", action=argparse.BooleanOptionalAction,
                         help="whether the key's account prepays, so that budgets are held to it")
     parser.add_argument("--dev", metavar="BACKEND", choices=("auto", "ring", "epoll"),
@@ -134,7 +136,8 @@ def _target(options: argparse.Namespace) -> contextlib.AbstractContextManager[Ta
     host, _, port = options.broker.rpartition(":")
     return contextlib.nullcontext(Target(
         host.strip("[]"), int(port), options.ca, options.key, tuple(options.token),
-        options.patience, options.prepaid))
+        options.patience, options.prepaid,
+        (options.certificate, options.private_key) if options.certificate else None))
 
 
 def _say(outcomes: list[Outcome], as_json: bool) -> int:
@@ -166,6 +169,8 @@ def main() -> int:
         _list()
         return 0
     unknown = set(options.case) - CASES.keys()
+    if bool(options.certificate) != bool(options.private_key):
+        parser.error("--certificate and --private-key are given together")
     named = options.broker and options.ca and options.key and options.token
     if unknown or not (named or options.dev):
         parser.error(f"no such case: {', '.join(unknown)}" if unknown

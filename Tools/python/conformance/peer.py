@@ -39,6 +39,8 @@ class Target(NamedTuple):
     """How many times longer than usual to wait for what must come: for a loaded machine."""
     prepaid: bool | None = None
     """Whether the key's account prepays; None = not known."""
+    certificate: tuple[str, str] | None = None
+    """PEM files of a client's certificate that the broker takes, and of its private key."""
 
 
 class Seen(NamedTuple):
@@ -56,12 +58,15 @@ class Closed(Exception):
         self.clean = clean
 
 
-def context(target: Target, alpn: str | None = ALPN) -> ssl.SSLContext:
+def context(target: Target, alpn: str | None = ALPN,
+            certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
     """TLS 1.3 as a peer should speak it."""
     made = ssl.create_default_context(cafile=target.ca_file)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     if alpn is not None:
         made.set_alpn_protocols([alpn])
+    if certificate is not None:
+        made.load_cert_chain(*certificate)
     return made
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 
 from sluice import wire
@@ -326,6 +328,59 @@ def credentials_of_the_other_role(lab: Lab) -> None:
         peer = lab.connect()
         peer.say(hello)
         peer.expect_error(Code.FORBIDDEN)
+
+
+def _stranger(folder: str) -> tuple[str, str]:
+    """A certificate of nobody that a broker trusts, and its key."""
+    certificate, key = f"{folder}/stranger.pem", f"{folder}/stranger-key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", "/CN=stranger", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True)
+    return certificate, key
+
+
+def _without_certificate(lab: Lab, tls: ssl.SSLContext, why: str) -> None:
+    """A peer whose certificate does not count may use a key, and nothing but a key."""
+    welcome = lab.connect(tls=tls).hello(lab.hello())
+    check(welcome.version == 1, "T8", f"{why} kept a key from being taken")
+    for field in (b"", b"x"):
+        peer = lab.connect(tls=tls)
+        peer.say(lab.hello(credential_kind=3, credential=field))
+        peer.expect_error(Code.UNAUTHENTICATED)
+
+
+@case("T8", "H11")
+def certificates_that_do_not_count(lab: Lab) -> None:
+    """No certificate, or a stranger's, does not end the handshake and is not a credential."""
+    _without_certificate(lab, context(lab.target), "no certificate")
+    with tempfile.TemporaryDirectory() as folder:
+        tls = context(lab.target, certificate=_stranger(folder))
+        _without_certificate(lab, tls, "a stranger's certificate")
+
+
+@case("H7", "H11")
+def certificates_that_count(lab: Lab) -> None:
+    """A certificate that is a key is taken for its role, and its bytes are no secret's."""
+    certificate = lab.target.certificate
+    if certificate is None:
+        raise Skipped("needs --certificate and --private-key")
+    tls = context(lab.target, certificate=certificate)
+    peer = lab.connect(tls=tls)
+    peer.hello(lab.hello(credential_kind=3, credential=b""))
+    peer.alive()
+    lab.connect(tls=tls).hello(lab.hello())
+    with open(certificate[0]) as file:
+        der = ssl.PEM_cert_to_DER_cert(file.read())
+    digest = hashlib.sha256(der).digest()
+    for hello, code in (
+            (lab.hello(Role.SUPPLIER, credential_kind=3, credential=b""), Code.FORBIDDEN),
+            (lab.hello(credential_kind=3, credential=digest), Code.UNAUTHENTICATED),
+            (lab.hello(credential=digest), Code.UNAUTHENTICATED),
+            (lab.hello(credential=der[:512]), Code.UNAUTHENTICATED)):
+        peer = lab.connect(tls=tls)
+        peer.say(hello)
+        peer.expect_error(code)
 
 
 def _until_closed(lab: Lab) -> float:

@@ -6,12 +6,12 @@ Nothing but the standard library is used. ``wire`` holds the frames, ``session``
 
 from .client import Client, Refused, Result, Task, TaskFailed
 from .codes import Code, Retry
-from .session import ConnectionLost
+from .session import Certificate, ConnectionLost
 from .supplier import (
     Assignment, Declined, Offer, Piece, Supplier, UpstreamRefused, UpstreamUnavailable,
 )
 
 __all__ = [
-    "Assignment", "Client", "Code", "ConnectionLost", "Declined", "Offer", "Piece", "Refused",
-    "Result", "Retry", "Supplier", "Task", "TaskFailed", "UpstreamRefused", "UpstreamUnavailable",
+    "Assignment", "Certificate", "Client", "Code", "ConnectionLost", "Declined", "Offer", "Piece",
+    "Refused", "Result", "Retry", "Supplier", "Task", "TaskFailed", "UpstreamRefused", "UpstreamUnavailable",
 ]

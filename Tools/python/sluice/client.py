@@ -19,7 +19,7 @@ from . import wire
 from .codes import (
     FREE_BODY_BYTES, HEADER_BYTES, MAX_PAYLOAD_BYTES, SMALLEST_BODY_BYTES, Code, Flag, Retry, Role,
 )
-from .session import ConnectionLost, Session
+from .session import ConnectionLost, Credential, Session, hello
 
 DEFAULT_WINDOW_BYTES = 65_536
 SMALLEST_WINDOW_BYTES = 8_192
@@ -288,11 +288,11 @@ class Client:
         session.start(self)
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, ca_file: str, key: str,
+    async def connect(cls, host: str, port: int, *, ca_file: str, key: Credential,
                       server_name: str | None = None) -> Client:
-        """Connects with an API key."""
-        hello = wire.Hello(Role.CLIENT, 1, key.encode(), agent="sluice-python/1")
-        return cls(await Session.open(host, port, ca_file, hello, server_name))
+        """Connects with an API key, or a client certificate in its place."""
+        return cls(await Session.open(
+            host, port, ca_file, hello(Role.CLIENT, key), server_name, key))
 
     async def __aenter__(self) -> Client:
         return self

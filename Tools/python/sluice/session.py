@@ -11,7 +11,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import wire
 from .codes import ALPN, VERSION, Code, Kind, Retry, Role
@@ -52,11 +52,31 @@ class Handler(Protocol):
         """Nothing follows."""
 
 
-def tls_context(ca_file: str) -> ssl.SSLContext:
+class Certificate(NamedTuple):
+    """A client certificate with its chain and its private key: PEM files."""
+
+    chain_file: str
+    key_file: str
+
+
+Credential = str | Certificate
+"""An API key or supplier token, or a client certificate."""
+
+
+def hello(role: Role, credential: Credential, body_credit: int = 0) -> wire.Hello:
+    """HELLO with a credential; a certificate was shown in the handshake already [H7] [H11]."""
+    kind, secret = ((3, b"") if isinstance(credential, Certificate)
+                    else (int(role), credential.encode()))
+    return wire.Hello(role, kind, secret, body_credit, agent="sluice-python/1")
+
+
+def tls_context(ca_file: str, credential: Credential = "") -> ssl.SSLContext:
     """TLS 1.3 and nothing older, with the protocol's ALPN [T1] [T2]."""
     context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    if isinstance(credential, Certificate):
+        context.load_cert_chain(credential.chain_file, credential.key_file)
     return context
 
 
@@ -83,12 +103,13 @@ class Session:
 
     @classmethod
     async def open(cls, host: str, port: int, ca_file: str, hello: wire.Hello,
-                   server_name: str | None = None) -> Session:
+                   server_name: str | None = None, credential: Credential = "") -> Session:
         """Dials, says HELLO and waits for WELCOME. Raises ``ConnectionLost`` where refused."""
         try:
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 reader, writer = await asyncio.open_connection(
-                    host, port, ssl=tls_context(ca_file), server_hostname=server_name or host)
+                    host, port, ssl=tls_context(ca_file, credential),
+                    server_hostname=server_name or host)
                 session = cls(Role(hello.role), reader, writer)
                 tls = writer.get_extra_info("ssl_object")
                 if tls.selected_alpn_protocol() != ALPN:

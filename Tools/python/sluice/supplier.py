@@ -24,7 +24,7 @@ from .codes import (
     CANCEL_GRACE_MS, HEADER_BYTES, MAX_CREDIT, MAX_PAYLOAD_BYTES, NO_CEILING,
     WAITING_CREDIT_BYTES, Code, Flag, Role,
 )
-from .session import ConnectionLost, Session
+from .session import ConnectionLost, Credential, Session, hello
 
 STOP, LENGTH, OTHER = 0, 1, 2
 _HELD_BYTES = 65_536  # [P22]
@@ -300,14 +300,14 @@ class Supplier:
         session.start(self)
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, ca_file: str, token: str,
+    async def connect(cls, host: str, port: int, *, ca_file: str, token: Credential,
                       body_credit: int = 262_144, server_name: str | None = None) -> Supplier:
-        """Connects with a supplier token. ``body_credit`` is the window of every body."""
+        """Connects with a token or a certificate. ``body_credit`` is the window of every body."""
         if not 2 * WAITING_CREDIT_BYTES <= body_credit <= MAX_CREDIT:
             raise ValueError("a window below 4,096 bytes may starve its stream")
-        hello = wire.Hello(Role.SUPPLIER, 2, token.encode(), body_credit,
-                           agent="sluice-python/1")
-        return cls(await Session.open(host, port, ca_file, hello, server_name), body_credit)
+        said = hello(Role.SUPPLIER, token, body_credit)
+        return cls(
+            await Session.open(host, port, ca_file, said, server_name, token), body_credit)
 
     async def __aenter__(self) -> Supplier:
         return self

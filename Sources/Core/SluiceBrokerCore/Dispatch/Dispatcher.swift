@@ -12,7 +12,7 @@ package struct Dispatcher: ~Copyable {
     package let instance: UInt64
     package internal(set) var counters = DispatchCounters()
 
-    /// Credentials by the digest of their secret.
+    /// Credentials by the digest of their secret or certificate.
     var credentials: [Digest256: DirectoryCredential] = [:]
     /// By shard, then connection index.
     var peers: [[Peer]] = []
@@ -192,13 +192,15 @@ package struct Dispatcher: ~Copyable {
 
     private mutating func authenticate(
         _ connection: ConnectionRef, _ role: PeerRole, _ kind: CredentialKind,
-        _ digest: Digest256, nowUs: UInt64, out: inout DispatcherOutput
+        _ sha256: Digest256, nowUs: UInt64, out: inout DispatcherOutput
     ) {
+        let isCertificate = kind == .clientCertificate
+        let digest = isCertificate ? DirectoryCredential.certificateDigest(sha256) : sha256
         guard let entry = credentials[digest], isUsable(entry, wallUs: wallUs) else {
             out.messages.append(.refuseConnection(connection, .unauthenticated))
             return
         }
-        let isRightKind = (kind == .supplierToken) == (role == .supplier)
+        let isRightKind = isCertificate || (kind == .supplierToken) == (role == .supplier)
         guard entry.role.allows(role), isRightKind else {
             out.messages.append(.refuseConnection(connection, .forbidden))
             return

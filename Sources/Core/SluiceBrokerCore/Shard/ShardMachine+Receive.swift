@@ -166,12 +166,17 @@ extension ShardMachine {
         else {
             return fail(connection, .versionMismatch, header: header, out: &out)
         }
-        guard frame.credentialKind != .clientCertificate else {
+        let isCertificate = frame.credentialKind == .clientCertificate
+        guard !isCertificate || frame.credential.isEmpty else {
             return fail(connection, .unauthenticated, header: header, out: &out)
         }
         connections[Int(connection)].role = frame.role
         connections[Int(connection)].bodyCreditBytes = frame.bodyCreditBytes
         connections[Int(connection)].phase = .authenticating
+        guard !isCertificate else {
+            out.actions.append(.verifyCertificate(connection: connection))
+            return
+        }
         out.actions.append(
             .authenticate(
                 connection: connection,

@@ -94,6 +94,16 @@ package struct ShardMachine: ~Copyable {
             .authenticate(reference(connection), connections[Int(connection)].role, kind, digest))
     }
 
+    /// The certificate that `verifyCertificate` asked for, as its SHA-256; nil where TLS has verified
+    /// none [H11].
+    package mutating func certificate(
+        _ connection: UInt32, digest: Digest256?, out: inout ShardOutput
+    ) {
+        guard connections[Int(connection)].phase == .authenticating else { return }
+        guard let digest else { return fail(connection, .unauthenticated, out: &out) }
+        credential(connection, kind: .clientCertificate, digest: digest, out: &out)
+    }
+
     /// The connection is gone, whoever ended it. Its index is free after this.
     package mutating func closed(_ connection: UInt32, nowUs: UInt64, out: inout ShardOutput) {
         let slot = Int(connection)

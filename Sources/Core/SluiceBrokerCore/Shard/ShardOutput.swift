@@ -9,6 +9,8 @@ package enum ShardAction {
     case welcome(connection: UInt32)
     /// Hash the credential at `start`, wipe it, and answer with `credential`.
     case authenticate(connection: UInt32, start: UInt32, count: UInt32, kind: CredentialKind)
+    /// Answer with `certificate`: the one that the connection's TLS session has verified.
+    case verifyCertificate(connection: UInt32)
     /// Hash the idempotency key at `start` with the account's number, and answer with
     /// `idempotencyKey`.
     case hashKey(stream: StreamRef, start: UInt32, count: UInt32, account: UInt64)

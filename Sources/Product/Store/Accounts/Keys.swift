@@ -28,6 +28,19 @@ package struct KeyRow: Equatable, Sendable {
     package var operations: OperationSet
     /// Identity of the supplier that connects with it; 0 for a client's key.
     package var supplier: UInt64
+    /// SHA-256 of the client certificate that it is; nil for a secret.
+    package var certificate: Digest256?
+}
+
+/// Whose a new key is, and what it may be used for.
+struct KeyTerms {
+    /// Label of the account, which is made if need be.
+    var account: String
+    var role: DirectoryRole
+    /// Wall clock, milliseconds since 1970; 0 = never.
+    var expiresAtMs: UInt64
+    var limits: AccountLimits
+    var operations: OperationSet
 }
 
 extension Store {
@@ -46,49 +59,14 @@ extension Store {
         let secret = Self.makeSecret(role)
         let hash = digest(Array(secret.utf8))
         let prefix = String(secret.prefix(Self.prefixLength))
+        let terms = KeyTerms(
+            account: label, role: role, expiresAtMs: expiresAtMs, limits: limits,
+            operations: operations)
         return try write { (transaction) throws(StoreError) in
-            let known = try transaction.account(label: label)
-            let account =
-                if let known {
-                    known
-                } else {
-                    try transaction.insertAccount(
-                        label: label, kinds: role.accountKinds, isPrepaid: false,
-                        limits: AccountLimits(), nowUs: nowUs, by: actor)
-                }
-            let rows = try transaction.query(
-                """
-                INSERT INTO access_key (account, role, digest, prefix, supplier, operations,
-                    concurrent_tasks, requests_per_minute, tokens_per_minute, created_at_us,
-                    expires_at_ms)
-                VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9, $10) RETURNING id
-                """,
-                [
-                    .integer(signed(account.id)), .integer(Int64(role.rawValue)),
-                    .bytes(hash.bytes), .text(prefix), .integer(Int64(operations.rawValue)),
-                    .integer(Int64(limits.concurrentTasks)),
-                    .integer(Int64(limits.requestsPerMinute)),
-                    .integer(signed(limits.tokensPerMinute)), .integer(signed(nowUs)),
-                    .integer(signed(expiresAtMs)),
-                ])
-            guard let row = rows.first else { throw .damaged }
-            let id = try row.unsigned(0)
-            // A supplier's identity is its key's number: breakers follow the machine, not the
-            // account.
-            let supplier = role == .client ? 0 : id
-            try transaction.execute(
-                "UPDATE access_key SET supplier = $1 WHERE id = $2",
-                [.integer(signed(supplier)), .integer(signed(id))])
-            let entry = DirectoryCredential(
-                digest: hash, account: account.id, role: role, expiresAtMs: expiresAtMs,
-                concurrentTasksMax: limits.concurrentTasks,
-                requestsPerMinuteMax: limits.requestsPerMinute, supplier: supplier,
-                needsAccount: true, tokensPerMinuteMax: limits.tokensPerMinute,
-                operations: operations)
-            try transaction.addChange(.credential(entry))
-            try transaction.audit(actor, .issueKey, subject: id, nowUs: nowUs)
+            let entry = try transaction.insertKey(
+                terms, digest: hash, prefix: prefix, nowUs: nowUs, by: actor)
             return IssuedKey(
-                secret: secret, prefix: prefix, account: account.id, entry: entry)
+                secret: secret, prefix: prefix, account: entry.account, entry: entry)
         }
     }
 
@@ -126,16 +104,17 @@ extension Store {
                 """
                 SELECT k.prefix, k.account, a.label, k.role, k.created_at_us, k.revoked_at_us,
                     k.expires_at_ms, k.concurrent_tasks, k.requests_per_minute,
-                    k.tokens_per_minute, k.operations, k.supplier
+                    k.tokens_per_minute, k.operations, k.supplier, k.digest
                 FROM access_key k JOIN account a ON a.id = k.account ORDER BY k.id
                 """)
             for row in rows {
                 guard let role = DirectoryRole(number: try row.integer(3)) else {
                     throw .damaged
                 }
+                let prefix = try row.text(0)
                 keys.append(
                     KeyRow(
-                        prefix: try row.text(0), account: try row.unsigned(1),
+                        prefix: prefix, account: try row.unsigned(1),
                         accountLabel: try row.text(2), role: role,
                         createdAtUs: try row.unsigned(4),
                         isRevoked: try row.optionalInteger(5) != nil,
@@ -146,7 +125,8 @@ extension Store {
                             tokensPerMinute: try row.unsigned(9)),
                         operations: OperationSet(
                             rawValue: UInt8(truncatingIfNeeded: try row.integer(10))),
-                        supplier: try row.unsigned(11)))
+                        supplier: try row.unsigned(11),
+                        certificate: try Self.certificate(prefix, digest: try row.bytes(12))))
             }
             return keys
         }
@@ -210,6 +190,53 @@ extension DirectoryRole {
 }
 
 extension StoreTransaction {
+    /// Writes a key, with its account if that is new, and what the brokers must learn of it.
+    func insertKey(
+        _ terms: KeyTerms, digest: Digest256, prefix: String, nowUs: UInt64, by actor: Actor
+    ) throws(StoreError) -> DirectoryCredential {
+        let known = try account(label: terms.account)
+        let owner =
+            if let known {
+                known
+            } else {
+                try insertAccount(
+                    label: terms.account, kinds: terms.role.accountKinds, isPrepaid: false,
+                    limits: AccountLimits(), nowUs: nowUs, by: actor)
+            }
+        let limits = terms.limits
+        let rows = try query(
+            """
+            INSERT INTO access_key (account, role, digest, prefix, supplier, operations,
+                concurrent_tasks, requests_per_minute, tokens_per_minute, created_at_us,
+                expires_at_ms)
+            VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9, $10) RETURNING id
+            """,
+            [
+                .integer(signed(owner.id)), .integer(Int64(terms.role.rawValue)),
+                .bytes(digest.bytes), .text(prefix), .integer(Int64(terms.operations.rawValue)),
+                .integer(Int64(limits.concurrentTasks)),
+                .integer(Int64(limits.requestsPerMinute)),
+                .integer(signed(limits.tokensPerMinute)), .integer(signed(nowUs)),
+                .integer(signed(terms.expiresAtMs)),
+            ])
+        guard let row = rows.first else { throw .damaged }
+        let id = try row.unsigned(0)
+        // A supplier's identity is its key's number: breakers follow the machine, not the account.
+        let supplier = terms.role == .client ? 0 : id
+        try execute(
+            "UPDATE access_key SET supplier = $1 WHERE id = $2",
+            [.integer(signed(supplier)), .integer(signed(id))])
+        let entry = DirectoryCredential(
+            digest: digest, account: owner.id, role: terms.role, expiresAtMs: terms.expiresAtMs,
+            concurrentTasksMax: limits.concurrentTasks,
+            requestsPerMinuteMax: limits.requestsPerMinute, supplier: supplier,
+            needsAccount: true, tokensPerMinuteMax: limits.tokensPerMinute,
+            operations: terms.operations)
+        try addChange(.credential(entry))
+        try audit(actor, .issueKey, subject: id, nowUs: nowUs)
+        return entry
+    }
+
     /// The entry of one key, or of all.
     func credentials(id: Int64? = nil) throws(StoreError) -> [DirectoryCredential] {
         let filter = id == nil ? "" : " WHERE id = $1"

@@ -33,6 +33,7 @@ extension Store {
                     batch, table: "lease", key: ("account", "instance"),
                     expired: "is_closed = 1 AND expires_at_ms <= $1",
                     limit: signed(batch.cutoffUs / 1_000))
+            case .instances: try transaction.removeInstances(batch)
             }
         }
     }
@@ -105,6 +106,45 @@ extension StoreTransaction {
                 .integer(last.high), .integer(last.low),
             ])
         return RetentionOutcome(removed: removed, next: rows.count < batch.rows ? nil : last)
+    }
+
+    /// Instances that were closed long enough ago and of which no record is left, with the names of
+    /// their models. Their cursors stay: a segment that comes again must find that it was read.
+    fileprivate func removeInstances(
+        _ batch: RetentionBatch
+    ) throws(StoreError) -> RetentionOutcome {
+        // Each is looked for in every table, and in PostgreSQL in that of every day.
+        let count = min(batch.rows, Self.instancesABatch)
+        let window = try query(
+            """
+            SELECT i.instance, CAST(CASE WHEN i.closed_at_us <= $1
+                \(Self.tablesOfInstances.map { table in
+                    "AND NOT EXISTS (SELECT 1 FROM \(table) r WHERE r.instance = i.instance)"
+                }.joined(separator: " "))
+                THEN 1 ELSE 0 END AS \(dialect.integer))
+            FROM (SELECT instance, closed_at_us FROM instance WHERE instance > $2
+                ORDER BY instance LIMIT $3) i ORDER BY i.instance
+            """,
+            [
+                .integer(signed(batch.cutoffUs)), .integer(batch.after.high),
+                .integer(Int64(count)),
+            ])
+        guard let last = window.last else { return RetentionOutcome(removed: 0, next: nil) }
+        var removed = 0
+        for row in window {
+            guard try row.integer(1) != 0 else { continue }
+            let instance = SQLValue.integer(try row.integer(0))
+            try execute("DELETE FROM model_name WHERE instance = $1", [instance])
+            removed += try execute("DELETE FROM instance WHERE instance = $1", [instance])
+        }
+        let isDone = window.count < count
+        return RetentionOutcome(
+            removed: removed, next: isDone ? nil : RetentionMark(try last.integer(0)))
+    }
+
+    private static var instancesABatch: Int { 64 }
+    private static var tablesOfInstances: [String] {
+        ["accepted", "ended", "refused", "open_task", "early_end"]
     }
 
     /// Of accounts that were anonymised long enough ago and that nobody owes anything any more.
