@@ -100,10 +100,11 @@ struct GatewayResponder: HTTPResponder {
         let open = try await open(call, targets, lease, peer)
         _ = consume held
         if call.isStreaming { return stream(call, open, peer) }
-        defer { peer.whenGone(nil) }
         switch route {
-        case .chat, .completions, .responses: return try await join(call, open)
-        case .embeddings, .images: return passOn(open)
+        case .chat, .completions, .responses:
+            defer { peer.whenGone(nil) }
+            return try await join(call, open)
+        case .embeddings, .images: return passOn(open, peer)
         }
     }
 
@@ -154,10 +155,11 @@ struct GatewayResponder: HTTPResponder {
 
     /// Sends an engine's JSON body on as it comes. An error in the middle breaks the connection:
     /// that is all HTTP can say then.
-    private func passOn(_ open: OpenAnswer) -> Response {
+    private func passOn(_ open: OpenAnswer, _ peer: PeerWatch) -> Response {
         Response(
             status: .ok, headers: Self.headers("application/json", open.task),
             body: ResponseBody { writer in
+                defer { peer.whenGone(nil) }
                 var open = open
                 while let bytes = try await open.next() {
                     try await writer.write(ByteBuffer(bytes: bytes))

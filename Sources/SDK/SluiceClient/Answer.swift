@@ -2,9 +2,10 @@ public import SluiceWire
 
 /// A piece of an answer: what had arrived when it was asked for.
 public struct AnswerChunk: Hashable, Sendable {
-    /// The answer's own bytes: UTF-8 text, or one OpenAI event in JSON.
+    /// The answer's own bytes: UTF-8 text, one OpenAI event in JSON, or of embeddings and images
+    /// the next part of the one JSON object that they all make.
     public let bytes: [UInt8]
-    /// Tokens that this piece stands for.
+    /// Tokens, embeddings or images that this piece stands for.
     public let tokens: Int
     /// The piece is the model's reasoning, not its answer.
     public let isReasoning: Bool
@@ -32,8 +33,10 @@ public struct Completion: Hashable, Sendable {
 public struct TaskResult: Hashable, Sendable {
     /// The answer's text; empty where the request was `.openAI`.
     public let text: String
-    /// The OpenAI events; empty where the request was `.text`.
+    /// The OpenAI events of a chat or completion; empty where the request was `.text`.
     public let events: [[UInt8]]
+    /// The JSON object of embeddings and images, as the engine wrote it; empty for anything else.
+    public let body: [UInt8]
     /// How the task ended.
     public let completion: Completion
 }
@@ -92,12 +95,12 @@ public struct Answer: AsyncSequence, Sendable {
         let lifetime: IteratorLifetime
         var decoder: AnswerDecoder
 
-        /// The next piece: all text that has arrived, or the next event. Nil after the end.
+        /// The next piece: all text or JSON that has arrived, or the next event. Nil after the end.
         public mutating func next() async throws(SluiceError) -> AnswerChunk? {
             try await next(isolation: nil)
         }
 
-        /// The next piece: all text that has arrived, or the next event. Nil after the end.
+        /// The next piece: all text or JSON that has arrived, or the next event. Nil after the end.
         public mutating func next(
             isolation actor: isolated (any Actor)?
         ) async throws(SluiceError) -> AnswerChunk? {
@@ -155,13 +158,30 @@ struct AnswerFrame: Sendable {
     var creditBytes: UInt64 { UInt64(FrameHeader.byteCount + payload.count) }
 }
 
-/// Turns frames into pieces: joins text that waits together, and cuts the byte string of an
-/// OpenAI stream, (u32 length, event) again and again, into events.
+/// How the payloads of an answer make pieces.
+enum AnswerForm: Sendable {
+    /// UTF-8; what waits together is one piece.
+    case text
+    /// (u32 length, event) again and again; each event is a piece.
+    case events
+    /// One JSON object; what waits together is one piece.
+    case object
+
+    init(_ terms: TaskTerms) {
+        switch terms.encoding {
+        case .text: self = .text
+        case .openAI: self = terms.operation.countsResults ? .object : .events
+        }
+    }
+}
+
+/// Turns frames into pieces: joins text and JSON that waits together, and cuts the byte string of
+/// an OpenAI stream into events.
 struct AnswerDecoder: Sendable {
     /// Largest event that is put together.
     static let eventBytesMax = 64 * 1_024 * 1_024
 
-    let isText: Bool
+    let form: AnswerForm
     private var ready: [AnswerChunk] = []
     private var nextReady = 0
     /// Bytes of events that are not whole; of the upstream's error body not at all.
@@ -169,8 +189,8 @@ struct AnswerDecoder: Sendable {
     /// Increments of the event that is not whole.
     private var tokens = 0
 
-    init(isText: Bool) {
-        self.isText = isText
+    init(_ form: AnswerForm) {
+        self.form = form
     }
 
     mutating func next() -> AnswerChunk? {
@@ -186,7 +206,7 @@ struct AnswerDecoder: Sendable {
         var index = 0
         while index < frames.count {
             let flags = frames[index].flags
-            if isText || flags.contains(.error) {
+            if form != .events || flags.contains(.error) {
                 var bytes: [UInt8] = []
                 var tokens = 0
                 while index < frames.count, frames[index].flags == flags {
@@ -224,6 +244,6 @@ struct AnswerDecoder: Sendable {
         ready.append(
             AnswerChunk(
                 bytes: bytes, tokens: tokens, isReasoning: flags.contains(.reasoning),
-                isError: flags.contains(.error), isText: isText))
+                isError: flags.contains(.error), isText: form == .text))
     }
 }
