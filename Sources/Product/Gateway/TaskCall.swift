@@ -59,8 +59,8 @@ struct TaskCall: Sendable {
         let request = try ClientRequest(body)
         var options = try RequestOptions(headers: headers, extra: extra ?? request.extra)
         options.submit.maxOutputTokens =
-            route.operation.countsResults
-            ? try Self.results(route, request) : request.maxOutputTokens
+            try route.operation.countsResults
+            ? Self.results(route, request) : request.maxOutputTokens
         model = request.model
         self.options = options
         payload = request.payload

@@ -47,7 +47,7 @@ package final class UpstreamEngine: Engine {
         state.withLock { $0.runningCount += 1 }
         defer { state.withLock { $0.runningCount -= 1 } }
         let request: Request
-        do {
+        do throws(RequestFault) {
             request = try self.request(assignment)
         } catch {
             throw await error.refuse(assignment, to: sink)

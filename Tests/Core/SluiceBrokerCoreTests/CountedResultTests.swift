@@ -8,16 +8,13 @@ import Testing
 @Suite("Embeddings and images: tasks whose results are counted") struct CountedResultTests {
     private static let operations: [TaskOperation] = [.embedding, .image]
 
-    /// A broker with a supplier of both, and a client.
-    private func rig() -> (rig: Rig, supplier: UInt32, client: UInt32) {
-        var rig = Rig()
-        let supplier = rig.supplier {
+    /// A supplier of both.
+    private func supply(_ rig: inout Rig) -> UInt32 {
+        rig.supplier {
             $0.operations = [OperationSet(.embedding), OperationSet(.image)]
             $0.prices.input = 1_000_000
             $0.prices.output = 4
         }
-        let client = rig.client()
-        return (rig, supplier, client)
     }
 
     private func submit(
@@ -36,7 +33,9 @@ import Testing
     @Test(
         "[Q8] without a count they are invalid_request, as text unsupported", arguments: operations)
     func refusals(_ operation: TaskOperation) {
-        var (rig, _, client) = rig()
+        var rig = Rig()
+        _ = supply(&rig)
+        let client = rig.client()
         submit(&rig, client, operation, 0)
         #expect(rig.hear(client).first?.end?.code == .invalidRequest)
         submit(&rig, client, operation, 1, encoding: .text)
@@ -56,7 +55,9 @@ import Testing
     @Test("[S13] the answer passes as it is; images cost by the image, embeddings by the million")
     func exchange() throws {
         for operation in Self.operations {
-            var (rig, supplier, client) = rig()
+            var rig = Rig()
+            let supplier = supply(&rig)
+            let client = rig.client()
             submit(&rig, client, operation, 2)
             let assign = try #require(rig.hear(supplier).first?.assign)
             #expect(assign.terms.operation == operation)
@@ -81,7 +82,9 @@ import Testing
 
     @Test("[E4] one byte can carry one result, and no more are billed than bytes")
     func fewBytes() {
-        var (rig, supplier, client) = rig()
+        var rig = Rig()
+        let supplier = supply(&rig)
+        let client = rig.client()
         submit(&rig, client, .image, 10)
         _ = rig.hear(supplier)
         rig.tokens(supplier, [1, 2, 3], tokens: 9)
@@ -92,7 +95,9 @@ import Testing
     @Test("[K10] more results than were asked for are not forwarded nor billed, prepaid or not")
     func tooMany() throws {
         for isPrepaid in [false, true] {
-            var (rig, supplier, client) = rig()
+            var rig = Rig()
+            let supplier = supply(&rig)
+            let client = rig.client()
             if isPrepaid {
                 rig.prepay()
                 rig.lease(1_000)
@@ -115,7 +120,9 @@ import Testing
 
     @Test("[Q16] where not all results can be paid, none is begun", arguments: [17, 18])
     func allOrNothing(_ budget: Int64) {
-        var (rig, supplier, client) = rig()
+        var rig = Rig()
+        let supplier = supply(&rig)
+        let client = rig.client()
         rig.prepay()
         rig.lease(1_000)
         // 10 tokens at 1 each, and 2 images at 4 each.
@@ -127,7 +134,9 @@ import Testing
 
     @Test("a broker's loss bills no more results than were asked for")
     func loss() {
-        var (rig, supplier, client) = rig()
+        var rig = Rig()
+        let supplier = supply(&rig)
+        let client = rig.client()
         submit(&rig, client, .image, 2)
         _ = rig.hear(supplier)
         rig.tokens(supplier, [1, 2, 3, 4, 5, 6, 7, 8], tokens: 7)

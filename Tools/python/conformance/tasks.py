@@ -362,6 +362,8 @@ def results_are_billed_as_asked_for(lab: Lab) -> None:
     run.tokens(b"one", 1)
     run.tokens(b"another", 1)
     run.client.expect(wire.Tokens, 1)
+    run.supplier.expect(wire.Cancel, run.slot)
+    run.end(Code.CANCELLED, output_tokens=2)
     end = run.client.expect_end(Code.BUDGET_EXHAUSTED)
     check(end.output_tokens == 1, "K10", f"{end.output_tokens} billed of 1 that was asked for")
 
