@@ -535,7 +535,7 @@ class ResultTests(GatewayBase):
     def test_an_engine_s_refusal_and_failure_are_told(self) -> None:
         for call in (
                 lambda word: self.client().embeddings.create(model=self.VECTORS, input=word),
-                lambda word: self.client(retries=4).images.generate(model=self.PICTURES, prompt=word)):
+                lambda word: self.client().images.generate(model=self.PICTURES, prompt=word)):
             with self.assertRaises(openai.BadRequestError) as refused:
                 call("refuse")
             self.assertEqual(refused.exception.code, "context_length_exceeded")
