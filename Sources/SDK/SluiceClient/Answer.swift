@@ -1,3 +1,4 @@
+import SluiceSession
 public import SluiceWire
 
 /// A piece of an answer: what had arrived when it was asked for.
@@ -156,23 +157,6 @@ struct AnswerFrame: Sendable {
 
     /// What it costs of the credit.
     var creditBytes: UInt64 { UInt64(FrameHeader.byteCount + payload.count) }
-}
-
-/// How the payloads of an answer make pieces.
-enum AnswerForm: Sendable {
-    /// UTF-8; what waits together is one piece.
-    case text
-    /// (u32 length, event) again and again; each event is a piece.
-    case events
-    /// One JSON object; what waits together is one piece.
-    case object
-
-    init(_ terms: TaskTerms) {
-        switch terms.encoding {
-        case .text: self = .text
-        case .openAI: self = terms.operation.countsResults ? .object : .events
-        }
-    }
 }
 
 /// Turns frames into pieces: joins text and JSON that waits together, and cuts the byte string of

@@ -1,3 +1,4 @@
+import SluiceSession
 package import SluiceTransport
 import SluiceWire
 

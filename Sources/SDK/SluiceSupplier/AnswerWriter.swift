@@ -5,21 +5,6 @@ import Synchronization
 
 typealias SupplierLink = PeerLink<SupplierSession>
 
-/// What a handler writes.
-enum AnswerForm: Sendable {
-    case text
-    case events
-    /// One JSON object in parts.
-    case object
-
-    init(_ terms: TaskTerms) {
-        switch terms.encoding {
-        case .text: self = .text
-        case .openAI: self = terms.operation.countsResults ? .object : .events
-        }
-    }
-}
-
 /// Where a handler writes its answer. While there is credit a write returns at once; without, it
 /// waits until the reader has made room. Any thread; what is written keeps its order.
 public final class AnswerWriter: Sendable {
