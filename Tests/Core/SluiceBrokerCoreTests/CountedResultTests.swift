@@ -6,8 +6,6 @@ import SluiceWire
 import Testing
 
 @Suite("Embeddings and images: tasks whose results are counted") struct CountedResultTests {
-    private static let operations: [TaskOperation] = [.embedding, .image]
-
     /// A supplier of both.
     private func supply(_ rig: inout Rig) -> UInt32 {
         rig.supplier {
@@ -31,7 +29,8 @@ import Testing
     }
 
     @Test(
-        "[Q8] without a count they are invalid_request, as text unsupported", arguments: operations)
+        "[Q8] without a count they are invalid_request, as text unsupported",
+        arguments: [TaskOperation.embedding, .image])
     func refusals(_ operation: TaskOperation) {
         var rig = Rig()
         _ = supply(&rig)
@@ -43,7 +42,9 @@ import Testing
         #expect(rig.accepted.isEmpty)
     }
 
-    @Test("[D2] only an offer with the operation runs it", arguments: operations)
+    @Test(
+        "[D2] only an offer with the operation runs it",
+        arguments: [TaskOperation.embedding, .image])
     func matching(_ operation: TaskOperation) {
         var rig = Rig()
         _ = rig.supplier { $0.operations = [OperationSet(.chat), OperationSet(.completion)] }
@@ -54,7 +55,7 @@ import Testing
 
     @Test("[S13] the answer passes as it is; images cost by the image, embeddings by the million")
     func exchange() throws {
-        for operation in Self.operations {
+        for operation in [TaskOperation.embedding, .image] {
             var rig = Rig()
             let supplier = supply(&rig)
             let client = rig.client()
