@@ -3,9 +3,11 @@ last message of a request, and what reached it can be looked at."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
+import struct
 import sys
 import threading
 import time
@@ -28,6 +30,33 @@ TOOL_EVENTS = [
 ]
 REFUSAL = (b'{"error":{"message":"the context is too long","type":"invalid_request_error",'
            b'"param":"messages","code":"context_length_exceeded","x":[1.0]}}')
+
+
+def vector(text: str, size: int) -> list[float]:
+    """The embedding of a text: numbers that 32 bits hold."""
+    return [byte / 8 for byte in (text.encode() * size)[:size]]
+
+
+def embeddings(request: dict[str, object]) -> dict[str, object]:
+    """The answer to a request for embeddings; numbers only, whatever format was asked for, when the
+    request has the member ``x_floats_only``."""
+    given = request["input"]
+    is_one = isinstance(given, str) or isinstance(given[0], int)  # type: ignore[index]
+    inputs = [given] if is_one else list(given)  # type: ignore[call-overload]
+    packs = request.get("encoding_format") == "base64" and "x_floats_only" not in request
+    data: list[dict[str, object]] = []
+    for index, text in enumerate(inputs):
+        numbers = vector(str(text), int(str(request.get("dimensions") or 4)))
+        data.append({"object": "embedding", "index": index, "embedding":
+                     base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+                     if packs else numbers})
+    return {"object": "list", "data": data, "model": MODEL,
+            "usage": {"prompt_tokens": 3 * len(inputs), "total_tokens": 3 * len(inputs)}}
+
+
+def picture(number: int, size: int) -> bytes:
+    """The bytes of an image."""
+    return (b"picture %d " % number * (size // 8 + 1))[:size]
 
 
 class Upstream(http.server.ThreadingHTTPServer):
@@ -85,6 +114,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.bodies.append(body)
         request = json.loads(body)
+        if self.path.endswith(("/embeddings", "/images/generations")):
+            self.results(request)
+            return
         is_chat = "messages" in request
         text = request["messages"][-1]["content"] if is_chat else request.get("prompt")
         word, _, number = str(text or "say 1").partition(" ")
@@ -104,6 +136,43 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             self.server.gone += 1
         self.close_connection = True
+
+    def results(self, request: dict[str, object]) -> None:
+        """Embeddings or images, as many as were asked for."""
+        text = str(request.get("input") or request.get("prompt"))
+        if "refuse" in text:
+            self.json(400, REFUSAL)
+        elif "break" in text:
+            self.json(500, b'{"error":{"message":"out of memory"}}')
+        elif self.path.endswith("/embeddings"):
+            self.json(200, json.dumps(embeddings(request)).encode())
+        else:
+            self.images(request)
+
+    def images(self, request: dict[str, object]) -> None:
+        """Images of as many bytes as the prompt says, in chunks; ``cut`` leaves in the middle."""
+        word, _, size = str(request["prompt"]).partition(" ")
+        answer = json.dumps({
+            "created": 1, "data": [
+                {"b64_json": base64.b64encode(picture(number, int(size or 9))).decode()}
+                for number in range(int(str(request.get("n") or 1)))],
+            "usage": {"input_tokens": 7, "output_tokens": 0, "total_tokens": 7}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        try:
+            half = len(answer) // 2
+            self.write(answer[:half])
+            if word == "cut":
+                self.close_connection = True
+                return
+            while word == "hang":
+                time.sleep(0.05)
+                self.write(b" ")
+            self.write(answer[half:])
+        except OSError:
+            self.server.gone += 1
 
     def events(self, word: str, number: str, is_chat: bool) -> Iterator[bytes]:
         """The events of an answer."""

@@ -6,11 +6,13 @@ Needs the package in gateway-requirements.txt; `Tools/test` installs it under .b
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
 import pathlib
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -25,7 +27,8 @@ try:
 except ModuleNotFoundError as error:
     raise unittest.SkipTest("no package openai; Tools/test installs it") from error
 
-from openai_upstream import MODEL, REFUSAL, TOOL_EVENTS, Upstream, serving
+from openai_upstream import (
+    MODEL, REFUSAL, TOOL_EVENTS, Upstream, picture, serving, vector)
 from support import program
 
 _PATIENCE_SECONDS = 30
@@ -55,8 +58,8 @@ def deployment(upstream: str, *options: str) -> Iterator[tuple[dict[str, object]
                 process.stdout.close()
 
 
-class GatewayTests(unittest.TestCase):
-    """What clients of the gateway may rely on."""
+class GatewayBase(unittest.TestCase):
+    """A deployment, and requests to its gateway."""
 
     upstream: Upstream
     ready: dict[str, object]
@@ -110,6 +113,10 @@ class GatewayTests(unittest.TestCase):
         answer = response.read()
         connection.close()
         return response.status, {k.lower(): v for k, v in response.getheaders()}, answer
+
+
+class GatewayTests(GatewayBase):
+    """What clients of the gateway may rely on."""
 
     @staticmethod
     def ask(text: str, **members: object) -> dict[str, object]:
@@ -324,7 +331,11 @@ class GatewayTests(unittest.TestCase):
 
     def test_what_cannot_be_done_says_so(self) -> None:
         cases: list[tuple[str, bytes, int]] = [
-            ("/v1/images/generations", b'{"model":"m","response_format":"url"}', 400),
+            ("/v1/images/generations", b'{"model":"m","prompt":"p","n":11}', 400),
+            ("/v1/images/generations", b'{"model":"m","prompt":"p","n":0}', 400),
+            ("/v1/images/generations", b'{"model":"m","prompt":"p","stream":true}', 400),
+            ("/v1/embeddings", b'{"model":"m"}', 400),
+            ("/v1/embeddings", b'{"model":"m","input":[]}', 400),
             ("/v1/chat/completions", b"no json", 400),
             ("/v1/chat/completions", b'{"model":"m","sluice":{"speed":1}}', 400),
             ("/v1/audio/speech", b"{}", 404),
@@ -425,6 +436,176 @@ class GatewayTests(unittest.TestCase):
         log = (pathlib.Path(self.folder) / "log").read_text()
         self.assertNotIn("canary", log)
         self.assertNotIn(self.key, log)
+
+
+class ResultTests(GatewayBase):
+    """Embeddings and images: workers of their own beside the deployment's, for prices of their
+    own."""
+
+    VECTORS = "vectors"
+    PICTURES = "pictures"
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        for model, operation, price in ((cls.VECTORS, "embedding", 5_000_000),
+                                        (cls.PICTURES, "image", 40_000)):
+            worker = subprocess.Popen(
+                [program("sluice-worker", "SLUICE_WORKER"), "--broker", str(cls.ready["broker"]),
+                 "--ca", str(cls.ready["ca"]), "--token", str(cls.ready["supplierToken"]),
+                 "--upstream", cls.upstream.url, "--model", f"{model}={MODEL}", "--operation",
+                 operation, "--input-price", "2000000", "--output-price", str(price)],
+                stderr=open(f"{cls.folder}/{model}.log", "w"))
+            cls.addClassCleanup(cls.stop, worker)
+
+    @staticmethod
+    def stop(worker: subprocess.Popen[bytes]) -> None:
+        """Ends a worker."""
+        worker.kill()
+        worker.wait()
+
+    def setUp(self) -> None:
+        self.until(lambda: self.post({"model": self.VECTORS, "input": "a"}, "/v1/embeddings")[0]
+                   == 200, "embeddings are offered")
+        self.until(lambda: self.post({"model": self.PICTURES, "prompt": "p"},
+                                     "/v1/images/generations")[0] == 200, "images are offered")
+
+    def record(self, task: str) -> dict[str, object]:
+        """What the records say of a task that has ended."""
+        found: list[dict[str, object]] = []
+
+        def has_ended() -> bool:
+            output = subprocess.run(
+                [program("sluice", "SLUICE_COMMAND"), "task", task, "--json", "--data",
+                 f"{self.folder}/data"], capture_output=True, text=True, check=False).stdout
+            found[:] = [record for line in output.splitlines()
+                        if "status" in (record := json.loads(line))]
+            return bool(found)
+
+        self.until(has_ended, "the task has its final record")
+        return found[0]
+
+    def assert_charged(self, task: str, usage: tuple[int, int], earning: int) -> None:
+        """The record has this usage, and the cost is the earning and the fee."""
+        record = self.record(task)
+        self.assertEqual(record["status"], "completed")
+        self.assertEqual((record["inputTokens"], record["outputTokens"]), usage)
+        self.assertEqual(record["supplierEarningMicroUSD"], earning)
+        self.assertEqual(record["consumerCostMicroUSD"],
+                         earning + int(str(record["platformFeeMicroUSD"])))
+        # The development's fee is a tenth.
+        self.assertEqual(record["platformFeeMicroUSD"], earning // 10)
+
+    def test_embeddings_come_as_openai_s_client_asks_for_them(self) -> None:
+        inputs = [f"text {number}" for number in range(500)]
+        response = self.client().embeddings.with_raw_response.create(
+            model=self.VECTORS, input=inputs)
+        answer = response.parse()
+        self.assertIn(b'"encoding_format": "base64"', self.upstream.bodies[-1].replace(
+            b'":"', b'": "'))
+        self.assertEqual([entry.index for entry in answer.data], list(range(500)))
+        for text, entry in zip(inputs, answer.data, strict=True):
+            self.assertEqual(entry.embedding, vector(text, 4))
+        self.assertEqual(answer.model, self.VECTORS)
+        self.assertEqual(answer.usage.prompt_tokens, 1_500)
+        # 1,500 tokens at 2 USD a million, and 500 embeddings at 5.
+        self.assert_charged(response.headers["x-request-id"], (1_500, 500), 3_000 + 2_500)
+
+    def test_embeddings_as_numbers_with_dimensions_and_unknown_members(self) -> None:
+        answer = self.client().embeddings.create(
+            model=self.VECTORS, input="a", encoding_format="float", dimensions=3,
+            extra_body={"x_unknown": [1.10]})
+        self.assertEqual(answer.data[0].embedding, vector("a", 3))
+        self.assertIn(b"1.1", self.upstream.bodies[-1])
+
+    def test_an_engine_that_knows_numbers_only_is_translated(self) -> None:
+        status, _, body = self.post(
+            {"model": self.VECTORS, "input": ["a", "b"], "encoding_format": "base64",
+             "x_floats_only": True}, "/v1/embeddings")
+        self.assertEqual(status, 200)
+        for text, entry in zip("ab", json.loads(body)["data"], strict=True):
+            packed = base64.b64decode(entry["embedding"])
+            self.assertEqual(list(struct.unpack("<4f", packed)), vector(text, 4))
+
+    def test_token_numbers_are_inputs(self) -> None:
+        one = self.client().embeddings.create(model=self.VECTORS, input=[1, 2, 3])
+        self.assertEqual(len(one.data), 1)
+        two = self.client().embeddings.create(model=self.VECTORS, input=[[1, 2], [3]])
+        self.assertEqual(len(two.data), 2)
+
+    def test_images_come_as_base64_and_cost_by_the_image(self) -> None:
+        response = self.client(retries=4).images.with_raw_response.generate(
+            model=self.PICTURES, prompt="paint 3000000", n=2, response_format="b64_json")
+        answer = response.parse()
+        self.assertEqual([base64.b64decode(image.b64_json or "") for image in answer.data or []],
+                         [picture(number, 3_000_000) for number in range(2)])
+        # 7 tokens at 2 USD a million, and 2 images at 0.04 USD.
+        self.assert_charged(response.headers["x-request-id"], (7, 2), 14 + 80_000)
+
+    def test_images_are_base64_where_nothing_is_said_and_never_a_url(self) -> None:
+        answer = self.client(retries=4).images.generate(model=self.PICTURES, prompt="paint")
+        self.assertEqual(base64.b64decode((answer.data or [])[0].b64_json or ""), picture(0, 9))
+        self.assertIn(b'"response_format":"b64_json"', self.upstream.bodies[-1])
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.client(retries=4).images.generate(
+                model=self.PICTURES, prompt="paint", response_format="url")
+        self.assertEqual(caught.exception.param, "response_format")
+        self.assertIn("b64_json", caught.exception.message)
+
+    def test_an_engine_s_refusal_and_failure_are_told(self) -> None:
+        for call in (
+                lambda word: self.client().embeddings.create(model=self.VECTORS, input=word),
+                lambda word: self.client().images.generate(model=self.PICTURES, prompt=word)):
+            with self.assertRaises(openai.BadRequestError) as refused:
+                call("refuse")
+            self.assertEqual(refused.exception.code, "context_length_exceeded")
+            with self.assertRaises(openai.InternalServerError):
+                call("break")
+
+    def test_what_a_worker_does_not_offer_has_no_supplier(self) -> None:
+        for model, path, body in (
+                (self.VECTORS, "/v1/images/generations", {"prompt": "p"}),
+                (self.PICTURES, "/v1/embeddings", {"input": "a"}),
+                (MODEL, "/v1/embeddings", {"input": "a"})):
+            status, _, answer = self.post({"model": model, **body}, path)
+            self.assertEqual((status, json.loads(answer)["error"]["code"]), (503, "no_supplier"))
+
+    def test_another_model_answers_where_the_first_cannot(self) -> None:
+        answer = self.client().embeddings.create(
+            model="nobody", input="a", extra_body={"sluice": {"models": ["no-one", self.VECTORS]}})
+        self.assertEqual(answer.model, self.VECTORS)
+
+    def test_an_answer_cut_in_the_middle_breaks_the_connection(self) -> None:
+        with self.assertRaises((http.client.IncompleteRead, ConnectionError)):
+            self.post({"model": self.PICTURES, "prompt": "cut 3000000"}, "/v1/images/generations")
+
+    def test_a_client_that_leaves_an_image_cancels_at_the_engine(self) -> None:
+        before = self.upstream.gone
+        body = json.dumps({"model": self.PICTURES, "prompt": "hang 300000"}).encode()
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+                + self.key.encode() + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            self.assertTrue(connection.recv(100))
+        self.until(lambda: self.upstream.gone > before, "the engine's client is gone")
+
+    def test_the_same_idempotency_key_runs_once(self) -> None:
+        key = f"k-{time.monotonic_ns()}"
+        body: dict[str, object] = {"model": self.VECTORS, "input": "a"}
+        self.assertEqual(self.post(body, "/v1/embeddings", idempotency_key=key)[0], 200)
+        self.assertEqual(self.post(body, "/v1/embeddings", idempotency_key=key)[0], 409)
+
+    def test_no_prompt_vector_or_image_is_in_a_log_or_record(self) -> None:
+        self.post({"model": self.VECTORS, "input": "canary-in-an-input"}, "/v1/embeddings")
+        self.post({"model": self.PICTURES, "prompt": "canary-in-a-prompt"},
+                  "/v1/images/generations")
+        marks = [b"canary", base64.b64encode(picture(0, 9))]
+        for path in pathlib.Path(self.folder).rglob("*"):
+            if path.is_file():
+                with contextlib.suppress(FileNotFoundError):
+                    content = path.read_bytes()
+                    for mark in marks:
+                        self.assertNotIn(mark, content, path)
 
 
 class GatewayProcessTests(unittest.TestCase):

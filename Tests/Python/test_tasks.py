@@ -102,6 +102,29 @@ class TaskTests(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)  # offers reach the dispatcher behind the connection's shard
 
+    async def test_embeddings_and_images_come_as_one_object(self) -> None:
+        async def results(task: Assignment) -> AsyncGenerator[Piece, None]:
+            """As many results as were asked for, each larger than a frame."""
+            task.started(len(json.loads(await task.body())["input"]))
+            yield Piece(b'{"data":[', 0)
+            for number in range(task.request.max_output_tokens):
+                comma = b"," if number else b""
+                yield Piece(comma + b'{"embedding":"' + b"A" * 20_000 + b'"}', 1)
+            yield Piece(b"]}", 0)
+
+        _, model = await self.offered(results, operations=0x0C, encodings=0x02)
+        client = await self.client()
+        for operation in (3, 4):
+            task = await client.submit(
+                model, {"input": ["a", "b", "c"]}, operation=operation, max_output_tokens=3)
+            answer = json.loads(await task.body())
+            self.assertEqual([len(result["embedding"]) for result in answer["data"]], [20_000] * 3)
+            self.assertEqual((task.result.input_tokens, task.result.output_tokens), (3, 3))
+        with self.assertRaises(Refused) as refused:
+            task = await client.submit(model, {"input": "a"}, operation=3)
+            await task.body()
+        self.assertEqual(refused.exception.code, Code.INVALID_REQUEST)
+
     async def test_an_answer_streams_with_its_usage(self) -> None:
         _, model = await self.offered(echo)
         task = await (await self.client()).submit(model, "one two three")

@@ -55,13 +55,20 @@ import Worker
         help: "Model to offer, NAME or NAME=UPSTREAM-NAME; else every one. May be repeated.")
     var model: [String] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "What the models are offered for: \(OperationName.list); else chat and completion. May be repeated.",
+            discussion: "image stands alone: its price is per image."))
+    var operation: [OperationName] = []
+
     @Option(help: "Whose machine this is: \(SupplyTypeName.list).")
     var supplyType = SupplyTypeName.community
 
     @Option(help: "Asking price per million prompt tokens, in millionths of a US dollar.")
     var inputPrice: Int64 = 0
 
-    @Option(help: "Asking price per million answer tokens, in millionths of a US dollar.")
+    @Option(
+        help: "Asking price per million answer tokens or embeddings, or per image; likewise.")
     var outputPrice: Int64 = 0
 
     @Option(help: "The same for prompt tokens from a cache; else as other prompt tokens.")
@@ -123,10 +130,20 @@ import Worker
             throw ValidationError(
                 "--model is a name of 1 to 88 of A-Z a-z 0-9 . _ : / @ -, and each only once.")
         }
+        let operations = Set(operation.map(\.value))
+        // An offer has one price of output, and one of an image is no price of a token.
+        guard !operations.contains(.image) || operations.count == 1 else {
+            throw ValidationError(
+                "--operation image stands alone; run another worker for the other operations.")
+        }
+        guard engine.isEmpty || operations.isSubset(of: [.chat, .completion]) else {
+            throw ValidationError("--engine answers chat and completion; others need --upstream.")
+        }
         return WorkerConfiguration(
             brokers: broker, trust: ca.map { .file($0) } ?? .systemRoots,
             credential: try credential(), source: try source(), selection: selection, slots: slots,
             prices: try prices(),
+            operations: operations.isEmpty ? [.chat, .completion] : operations,
             supplyType: supplyType.value, dataPolicy: dataPolicy.value, region: region,
             drainTime: .seconds(drainSeconds))
     }
@@ -243,6 +260,21 @@ enum EngineName: String, CaseIterable, ExpressibleByArgument {
         switch self {
         case .echo: .echo
         case .demo: .demo
+        }
+    }
+}
+
+enum OperationName: String, CaseIterable, ExpressibleByArgument {
+    case chat, completion, embedding, image
+
+    static var list: String { allCases.map(\.rawValue).joined(separator: ", ") }
+
+    var value: TaskOperation {
+        switch self {
+        case .chat: .chat
+        case .completion: .completion
+        case .embedding: .embedding
+        case .image: .image
         }
     }
 }

@@ -35,7 +35,20 @@ struct DevCommand: AsyncParsableCommand {
     @Option(help: "URL of a running engine with an OpenAI API, to offer its models instead.")
     var upstream: String?
 
+    @Option(
+        help: """
+            What the engine's models are offered for: chat, completion, embedding; else chat and \
+            completion. May be repeated.
+            """)
+    var operation: [String] = []
+
     func validate() throws {
+        guard Set(operation).isSubset(of: ["chat", "completion", "embedding"]),
+            operation.isEmpty || upstream != nil
+        else {
+            throw ValidationError(
+                "--operation is chat, completion or embedding, and needs --upstream")
+        }
         guard (0...65_535).contains(port) else {
             throw ValidationError("--port must be 0 to 65535")
         }
@@ -60,6 +73,7 @@ struct DevCommand: AsyncParsableCommand {
         options.backend = backend
         options.slots = slots
         options.upstream = upstream
+        options.operations = operation
         do {
             try await Development.run(
                 data: data, options: options, emit: { Output.line($0) },

@@ -19,9 +19,13 @@ package enum Hold {
         return overflow ? .max : sum
     }
 
-    /// Output tokens to hold for at first: one step, or what the task allows itself if less.
-    package static func firstOutputTokens(maxOutputTokens: UInt32) -> UInt32 {
-        maxOutputTokens == 0 ? stepTokens : min(maxOutputTokens, stepTokens)
+    /// Output tokens to hold for at first: one step, or what the task allows itself if less. Of
+    /// embeddings and images all that were asked for: a part of that answer is of no use.
+    package static func firstOutputTokens(
+        maxOutputTokens: UInt32, operation: TaskOperation
+    ) -> UInt32 {
+        if operation.countsResults { return maxOutputTokens }
+        return maxOutputTokens == 0 ? stepTokens : min(maxOutputTokens, stepTokens)
     }
 
     /// Most that a task of at most so many tokens costs: cached tokens may be dearer than others,

@@ -24,13 +24,22 @@ public enum TaskOperation: UInt8, Sendable, CaseIterable {
     case embedding = 3
     /// A text in, pictures out.
     case image = 4
+
+    /// The answer is one JSON object with as many results as were asked for. Its output counts
+    /// those, and SUBMIT says how many there may be [Q8].
+    package var countsResults: Bool {
+        switch self {
+        case .chat, .completion: false
+        case .embedding, .image: true
+        }
+    }
 }
 
 /// How body and tokens are written; see `Protocol/Payloads.md`.
 package enum PayloadEncoding: UInt8, Sendable {
     /// UTF-8 in, UTF-8 deltas out.
     case text = 1
-    /// The OpenAI request in, length-prefixed events out.
+    /// The OpenAI request in; out length-prefixed events, or the JSON of embeddings and images.
     case openAI = 2
 }
 

@@ -11,6 +11,8 @@ package struct DevelopmentOptions: Sendable {
     package var slots = 16
     /// URL of an engine with an OpenAI API; nil = the built-in engines `echo` and `demo`.
     package var upstream: String?
+    /// What the upstream's models are offered for; empty = chat and completion.
+    package var operations: [String] = []
 
     /// What the worker asks for, micro-USD per million tokens, so that records show money.
     static let inputPrice = 200_000
@@ -31,7 +33,7 @@ package struct DevelopmentOptions: Sendable {
 
     var engineArguments: [String] {
         guard let upstream else { return builtInEngines.flatMap { ["--engine", $0] } }
-        return ["--upstream", upstream]
+        return ["--upstream", upstream] + operations.flatMap { ["--operation", $0] }
     }
 
     /// What must be offered before anything is ready. What an upstream serves is not known.

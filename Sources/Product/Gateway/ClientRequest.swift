@@ -11,6 +11,12 @@ package struct ClientRequest {
     package var includesUsage = false
     /// Answer tokens asked for at most, over all choices.
     package var maxOutputTokens: UInt32?
+    /// The member `n`; nil where it is missing, null or no whole number in 0…1,024.
+    package var choices: Int?
+    /// The member `n` is there with a value that is no such number.
+    package var hasOddChoices = false
+    /// Embeddings that `input` asks for; nil where it is missing or neither text nor an array.
+    package var inputs: Int?
     /// `response_format` where it is a string, as requests for images write it.
     package var responseFormat: String?
     /// The member `sluice`.
@@ -41,7 +47,6 @@ package struct ClientRequest {
         var found: Set<String> = []
         var cut: Range<Int>?
         var tokenLimit: Int?
-        var choices = 1
         try cursor.beginObject()
         var isFirst = true
         while true {
@@ -64,7 +69,11 @@ package struct ClientRequest {
             case "max_tokens", "max_completion_tokens":
                 let limit = try cursor.integer(upTo: Int(Int32.max))
                 tokenLimit = max(tokenLimit ?? 0, limit ?? 0)
-            case "n": choices = try cursor.integer(upTo: 1_024) ?? 1
+            case "n":
+                let isNull = try cursor.peekKind() == .null
+                choices = try cursor.integer(upTo: 1_024)
+                hasOddChoices = choices == nil && !isNull
+            case "input": inputs = try cursor.embeddingInputs()
             case "response_format": responseFormat = try cursor.stringIfAny()
             case "messages": messages = try Self.elements(&cursor, of: body)
             default:
@@ -74,14 +83,14 @@ package struct ClientRequest {
         }
         try cursor.expectEnd()
         if let tokenLimit, tokenLimit > 0 {
-            maxOutputTokens = UInt32(exactly: tokenLimit * max(1, choices))
+            maxOutputTokens = UInt32(exactly: tokenLimit * max(1, choices ?? 1))
         }
         if let cut { payload.removeSubrange(cut) }
     }
 
     private static let readKeys: Set<String> = [
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n",
-        "response_format", "messages", "sluice",
+        "input", "response_format", "messages", "sluice",
     ]
 
     private static func flag(_ cursor: inout JSONCursor, _ key: String) throws -> Bool {

@@ -113,15 +113,15 @@ struct GatewayResponder: HTTPResponder {
         if call.isStreaming {
             return stream(call, open, peer, over: context.channel, since: arrived)
         }
-        defer { peer.whenGone(nil) }
         switch route {
         case .chat, .completions, .responses:
+            defer { peer.whenGone(nil) }
             let response = try await join(call, open)
             metrics.began(after: .now - arrived)
             return response
         case .embeddings, .images:
             metrics.began(after: .now - arrived)
-            return passOn(open)
+            return passOn(open, peer)
         }
     }
 
@@ -174,10 +174,11 @@ struct GatewayResponder: HTTPResponder {
 
     /// Sends an engine's JSON body on as it comes. An error in the middle breaks the connection:
     /// that is all HTTP can say then.
-    private func passOn(_ open: OpenAnswer) -> Response {
+    private func passOn(_ open: OpenAnswer, _ peer: PeerWatch) -> Response {
         Response(
             status: .ok, headers: Self.headers("application/json", open.task),
             body: ResponseBody { writer in
+                defer { peer.whenGone(nil) }
                 var open = open
                 while let bytes = try await open.next() {
                     try await writer.write(ByteBuffer(bytes: bytes))

@@ -57,19 +57,10 @@ struct TaskCall: Sendable {
             (isStreaming, echo) = (translated.isStreaming, translated.echo)
         }
         let request = try ClientRequest(body)
-        if route == .images {
-            guard [nil, "b64_json"].contains(request.responseFormat) else {
-                throw .invalid(
-                    "response_format is b64_json: images are not kept, so there is no URL.",
-                    param: "response_format")
-            }
-        }
-        let isRaw = route == .embeddings || route == .images
-        guard !isRaw || !request.isStreaming else {
-            throw .invalid("stream is not available here.", param: "stream")
-        }
         var options = try RequestOptions(headers: headers, extra: extra ?? request.extra)
-        if !isRaw { options.submit.maxOutputTokens = request.maxOutputTokens }
+        options.submit.maxOutputTokens =
+            try route.operation.countsResults
+            ? Self.results(route, request) : request.maxOutputTokens
         model = request.model
         self.options = options
         payload = request.payload
@@ -77,5 +68,34 @@ struct TaskCall: Sendable {
         self.isStreaming = isStreaming ?? request.isStreaming
         includesUsage = request.includesUsage
         self.echo = echo
+    }
+
+    /// Most images of one request, as OpenAI's API has it.
+    private static let imagesMax = 10
+
+    /// How many embeddings or images a request asks for: what its task may bring and is held for.
+    private static func results(
+        _ route: TaskRoute, _ request: ClientRequest
+    ) throws(HTTPFault) -> UInt32 {
+        guard !request.isStreaming else {
+            throw .invalid("stream is not available here.", param: "stream")
+        }
+        guard route == .images else {
+            guard let inputs = request.inputs, inputs > 0 else {
+                throw .invalid(
+                    "input is a text, or an array of at least one text or token.", param: "input")
+            }
+            return UInt32(clamping: inputs)
+        }
+        guard [nil, "b64_json"].contains(request.responseFormat) else {
+            throw .invalid(
+                "response_format is b64_json: images are not kept, so there is no URL.",
+                param: "response_format")
+        }
+        let count = request.choices ?? 1
+        guard !request.hasOddChoices, (1...imagesMax).contains(count) else {
+            throw .invalid("n is 1 to \(imagesMax).", param: "n")
+        }
+        return UInt32(count)
     }
 }

@@ -15,7 +15,7 @@ package struct Assignment: Sendable {
     package var model: String
     package var operation: TaskOperation
     package var payload: Payload
-    /// 0 = not limited.
+    /// 0 = not limited. Of embeddings and images how many, never 0.
     package var maxOutputTokens: UInt32
     /// When the task is over for the broker, whatever the engine does.
     package var deadline: ContinuousClock.Instant
@@ -47,6 +47,9 @@ package protocol AnswerSink: Sendable {
     func write(_ text: String, tokens: Int, reasoning: Bool) async throws
     /// One event of an `openai` answer with its tokens, 0…65,535.
     func write(event: [UInt8], tokens: Int, reasoning: Bool) async throws
+    /// The next part of the JSON object that answers a request for embeddings or images, with how
+    /// many of them it completes.
+    func write(part: [UInt8], results: Int) async throws
     /// The engine's own account of its failure, in `openai` encoding; the end follows.
     func writeError(_ body: [UInt8]) async throws
     /// Why the answer is complete; the engine returns after it.

@@ -42,7 +42,7 @@ package struct BuiltInEngine: Engine {
         do {
             request = try PromptReader(assignment)
         } catch {
-            throw await RequestFault.refuse(assignment, to: sink)
+            throw await RequestFault.ambiguous.refuse(assignment, to: sink)
         }
         var tokens = Words(kind == .echo ? request.prompt : Self.demoText)
         let tokensMax = UInt32(clamping: request.maxTokens ?? Int.max)

@@ -57,22 +57,3 @@ struct ChunkWriter {
             + Array(#","finish_reason":\#(finish)}]}"#.utf8)
     }
 }
-
-/// The answer to a request that no engine needs to see.
-enum RequestFault {
-    /// Tells the client what is wrong with its body, where the encoding has room for it; returns
-    /// the failure to end with.
-    static func refuse(_ assignment: Assignment, to sink: some AnswerSink) async -> EngineFailure {
-        guard assignment.isOpenAI else { return EngineFailure(code: .upstreamRefused) }
-        do {
-            try await sink.writeError(
-                Array(
-                    (#"{"error":{"message":"The request is not a JSON object that can be "#
-                        + #"understood in one way only.","type":"invalid_request_error","#
-                        + #""param":null,"code":null}}"#).utf8))
-        } catch {
-            return EngineFailure(code: .cancelled)
-        }
-        return EngineFailure(code: .upstreamRefused)
-    }
-}

@@ -79,6 +79,11 @@ private final class CountingSink<Sink: AnswerSink>: AnswerSink {
         state.withLock { $0.tokens += tokens }
     }
 
+    func write(part: [UInt8], results: Int) async throws {
+        try await sink.write(part: part, results: results)
+        state.withLock { $0.tokens += results }
+    }
+
     func writeError(_ body: [UInt8]) async throws {
         try await sink.writeError(body)
     }

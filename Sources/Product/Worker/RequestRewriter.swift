@@ -139,7 +139,7 @@ package enum RequestRewriter {
     }
 
     /// Replaces ranges that do not overlap, in one pass.
-    private static func apply(
+    static func apply(
         _ edits: [(range: Range<Int>, bytes: [UInt8])], to body: [UInt8]
     ) -> [UInt8] {
         var result: [UInt8] = []

@@ -32,6 +32,10 @@ struct WriterSink: AnswerSink {
         try await writer.write(event: event, tokens: tokens, reasoning: reasoning)
     }
 
+    func write(part: [UInt8], results: Int) async throws {
+        try await writer.write(part: part, results: results)
+    }
+
     func writeError(_ body: [UInt8]) async throws {
         try await writer.writeError(body)
     }

@@ -77,11 +77,13 @@ package struct UpstreamClient: Sendable {
     }
 
     /// Sends a request; returns when its response begins.
-    func post(_ path: String, body: [UInt8]) async throws -> HTTPClientResponse {
+    func post(
+        _ path: String, body: [UInt8], accept: String
+    ) async throws -> HTTPClientResponse {
         var request = HTTPClientRequest(url: address.base + path)
         request.method = .POST
         request.headers.add(name: "Content-Type", value: "application/json")
-        request.headers.add(name: "Accept", value: "text/event-stream")
+        request.headers.add(name: "Accept", value: accept)
         authorise(&request)
         request.body = .bytes(ByteBuffer(bytes: body))
         // The task's own deadline cancels the Swift task; this one only has to be later.

@@ -46,13 +46,12 @@ package final class UpstreamEngine: Engine {
     ) async throws(EngineFailure) -> Usage {
         state.withLock { $0.runningCount += 1 }
         defer { state.withLock { $0.runningCount -= 1 } }
-        let body: [UInt8]
-        do {
-            body = try requestBody(assignment)
+        let request: Request
+        do throws(RequestFault) {
+            request = try self.request(assignment)
         } catch {
-            throw await RequestFault.refuse(assignment, to: sink)
+            throw await error.refuse(assignment, to: sink)
         }
-        let path = assignment.operation == .chat ? "/chat/completions" : "/completions"
         // The deadline is a sibling that cancels the exchange like a CANCEL does.
         let result = await withTaskGroup(of: Ending?.self) { group in
             group.addTask {
@@ -60,7 +59,7 @@ package final class UpstreamEngine: Engine {
                 return nil
             }
             group.addTask { [self] in
-                await exchange(assignment, path: path, body: body, sink: sink)
+                await exchange(assignment, request, sink: sink)
             }
             var ending = await group.next() ?? nil
             let isLate = ending == nil
@@ -80,32 +79,67 @@ package final class UpstreamEngine: Engine {
     }
 
     /// How an exchange ended.
-    private enum Ending {
+    enum Ending {
         case completed(Usage)
         case failed(WireCode, Usage)
         /// Cancelled, by the client or the deadline; whether the request was under way.
         case interrupted(Usage, wasOpen: Bool)
     }
 
-    private func requestBody(_ assignment: Assignment) throws(JSONFault) -> [UInt8] {
+    /// What the server is asked.
+    struct Request: Sendable {
+        var path: String
+        var body: [UInt8]
+        /// The media type of the answer.
+        var accept = "text/event-stream"
+        /// Numbers of embeddings become base64.
+        var encodesBase64 = false
+    }
+
+    private func request(_ assignment: Assignment) throws(RequestFault) -> Request {
         let name = state.withLock { $0.engineNames[assignment.model] } ?? assignment.model
+        let path =
+            switch assignment.operation {
+            case .chat: "/chat/completions"
+            case .completion: "/completions"
+            case .embedding: "/embeddings"
+            case .image: "/images/generations"
+            }
         switch assignment.payload {
+        case .openAI(let body) where assignment.operation.countsResults:
+            let counted = try CountedRequest(
+                body, assignment.operation, model: name,
+                resultsMax: assignment.maxOutputTokens)
+            return Request(
+                path: path, body: counted.body, accept: "application/json",
+                encodesBase64: counted.wantsBase64)
         case .openAI(let body):
-            return try RequestRewriter.rewrite(
-                body, model: name, maxOutputTokens: assignment.maxOutputTokens)
+            do throws(JSONFault) {
+                return Request(
+                    path: path,
+                    body: try RequestRewriter.rewrite(
+                        body, model: name, maxOutputTokens: assignment.maxOutputTokens))
+            } catch {
+                throw .ambiguous
+            }
         case .text(let prompt):
-            return RequestRewriter.request(
-                prompt: prompt, isChat: assignment.operation == .chat, model: name,
-                maxOutputTokens: assignment.maxOutputTokens)
+            // The broker lets no other operation through as text [Q8].
+            guard !assignment.operation.countsResults else { throw .ambiguous }
+            return Request(
+                path: path,
+                body: RequestRewriter.request(
+                    prompt: prompt, isChat: assignment.operation == .chat, model: name,
+                    maxOutputTokens: assignment.maxOutputTokens))
         }
     }
 
     private func exchange(
-        _ assignment: Assignment, path: String, body: [UInt8], sink: some AnswerSink
+        _ assignment: Assignment, _ request: Request, sink: some AnswerSink
     ) async -> Ending {
         let response: HTTPClientResponse
         do {
-            response = try await client.post(path, body: body)
+            response = try await client.post(
+                request.path, body: request.body, accept: request.accept)
         } catch {
             guard !Task.isCancelled else { return .interrupted(Usage(), wasOpen: true) }
             state.withLock { $0.unreachable }?()
@@ -113,6 +147,12 @@ package final class UpstreamEngine: Engine {
         }
         guard response.status == .ok else {
             return await refused(by: response, assignment, sink: sink)
+        }
+        if assignment.operation.countsResults {
+            let answer = CountedAnswer(
+                assignment.operation, model: assignment.model,
+                resultsMax: assignment.maxOutputTokens, encodesBase64: request.encodesBase64)
+            return await relay(response.body, answer, to: sink)
         }
         var answer = UpstreamAnswer(isOpenAI: assignment.isOpenAI, model: assignment.model)
         do {

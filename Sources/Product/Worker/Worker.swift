@@ -23,6 +23,8 @@ package struct WorkerConfiguration: Sendable {
     /// Tasks at once, over all models and brokers, ≥ 1.
     package var slots: Int
     package var prices: TokenPrices
+    /// What each model is offered for.
+    package var operations: Set<TaskOperation>
     package var supplyType: SupplyType
     package var dataPolicy: DataPolicy
     package var region: String?
@@ -34,7 +36,8 @@ package struct WorkerConfiguration: Sendable {
     package init(
         brokers: [String], trust: BrokerTrust, credential: BrokerCredential, source: Source,
         selection: ModelSelection = .everything, slots: Int = 8,
-        prices: TokenPrices = TokenPrices(), supplyType: SupplyType = .community,
+        prices: TokenPrices = TokenPrices(),
+        operations: Set<TaskOperation> = [.chat, .completion], supplyType: SupplyType = .community,
         dataPolicy: DataPolicy = .unstated, region: String? = nil,
         drainTime: Duration = .seconds(30),
         intervals: UpstreamMonitor.Intervals = UpstreamMonitor.Intervals()
@@ -47,6 +50,7 @@ package struct WorkerConfiguration: Sendable {
         self.selection = selection
         self.slots = slots
         self.prices = prices
+        self.operations = operations
         self.supplyType = supplyType
         self.dataPolicy = dataPolicy
         self.region = region
@@ -214,7 +218,8 @@ package struct Worker: Sendable {
                 cachedPrice: configuration.prices.cached,
                 reasoningPrice: configuration.prices.reasoning,
                 contextTokens: Int(model.contextTokens), supplyType: configuration.supplyType,
-                dataPolicy: configuration.dataPolicy, region: configuration.region)
+                dataPolicy: configuration.dataPolicy, operations: configuration.operations,
+                region: configuration.region)
         }
     }
 

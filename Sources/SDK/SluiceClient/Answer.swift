@@ -1,10 +1,12 @@
+import SluiceSession
 public import SluiceWire
 
 /// A piece of an answer: what had arrived when it was asked for.
 public struct AnswerChunk: Hashable, Sendable {
-    /// The answer's own bytes: UTF-8 text, or one OpenAI event in JSON.
+    /// The answer's own bytes: UTF-8 text, one OpenAI event in JSON, or of embeddings and images
+    /// the next part of the one JSON object that they all make.
     public let bytes: [UInt8]
-    /// Tokens that this piece stands for.
+    /// Tokens, embeddings or images that this piece stands for.
     public let tokens: Int
     /// The piece is the model's reasoning, not its answer.
     public let isReasoning: Bool
@@ -32,8 +34,10 @@ public struct Completion: Hashable, Sendable {
 public struct TaskResult: Hashable, Sendable {
     /// The answer's text; empty where the request was `.openAI`.
     public let text: String
-    /// The OpenAI events; empty where the request was `.text`.
+    /// The OpenAI events of a chat or completion; empty where the request was `.text`.
     public let events: [[UInt8]]
+    /// The JSON object of embeddings and images, as the engine wrote it; empty for anything else.
+    public let body: [UInt8]
     /// How the task ended.
     public let completion: Completion
 }
@@ -98,7 +102,7 @@ public struct Answer: AsyncSequence, Sendable {
         let lifetime: IteratorLifetime
         var decoder: AnswerDecoder
 
-        /// The next piece: all text that has arrived, or the next event. Nil after the end.
+        /// The next piece: all text or JSON that has arrived, or the next event. Nil after the end.
         public mutating func next() async throws(SluiceError) -> AnswerChunk? {
             try await next(isolation: nil)
         }
@@ -121,7 +125,7 @@ public struct Answer: AsyncSequence, Sendable {
             }
         }
 
-        /// The next piece: all text that has arrived, or the next event. Nil after the end.
+        /// The next piece: all text or JSON that has arrived, or the next event. Nil after the end.
         public mutating func next(
             isolation actor: isolated (any Actor)?
         ) async throws(SluiceError) -> AnswerChunk? {
@@ -185,13 +189,13 @@ struct AnswerFrame: Sendable {
     var creditBytes: UInt64 { UInt64(FrameHeader.byteCount + payload.count) }
 }
 
-/// Turns frames into pieces: joins text that waits together, and cuts the byte string of an
-/// OpenAI stream, (u32 length, event) again and again, into events.
+/// Turns frames into pieces: joins text and JSON that waits together, and cuts the byte string of
+/// an OpenAI stream into events.
 struct AnswerDecoder: Sendable {
     /// Largest event that is put together.
     static let eventBytesMax = 64 * 1_024 * 1_024
 
-    let isText: Bool
+    let form: AnswerForm
     private var ready: [AnswerChunk] = []
     private var nextReady = 0
     /// Bytes of events that are not whole; of the upstream's error body not at all.
@@ -199,8 +203,8 @@ struct AnswerDecoder: Sendable {
     /// Increments of the event that is not whole.
     private var tokens = 0
 
-    init(isText: Bool) {
-        self.isText = isText
+    init(_ form: AnswerForm) {
+        self.form = form
     }
 
     mutating func next() -> AnswerChunk? {
@@ -216,7 +220,7 @@ struct AnswerDecoder: Sendable {
         var index = 0
         while index < frames.count {
             let flags = frames[index].flags
-            if isText || flags.contains(.error) {
+            if form != .events || flags.contains(.error) {
                 var bytes: [UInt8] = []
                 var tokens = 0
                 while index < frames.count, frames[index].flags == flags {
@@ -254,6 +258,6 @@ struct AnswerDecoder: Sendable {
         ready.append(
             AnswerChunk(
                 bytes: bytes, tokens: tokens, isReasoning: flags.contains(.reasoning),
-                isError: flags.contains(.error), isText: isText))
+                isError: flags.contains(.error), isText: form == .text))
     }
 }

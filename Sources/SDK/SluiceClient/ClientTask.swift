@@ -53,19 +53,19 @@ final class ClientTask: Sendable {
         var isIterated = false
     }
 
-    private let isText: Bool
+    let form: AnswerForm
     /// On the environment's clock.
     let expiresMs: UInt64
     private let state: Mutex<State>
 
     init(_ submission: Submission, expiresMs: UInt64) {
-        isText = submission.terms.encoding == .text
+        form = AnswerForm(submission.terms)
         self.expiresMs = expiresMs
         state = Mutex(State(phase: .waiting(submission)))
     }
 
     func makeDecoder() -> AnswerDecoder {
-        AnswerDecoder(isText: isText)
+        AnswerDecoder(form)
     }
 
     /// What had arrived so far.

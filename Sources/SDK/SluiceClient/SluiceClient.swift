@@ -1,3 +1,4 @@
+import SluiceSession
 package import SluiceTransport
 import SluiceWire
 
@@ -112,18 +113,24 @@ public struct SluiceClient: Sendable {
     /// Submits a task and waits for its whole answer.
     public func perform(_ request: TaskRequest) async throws(SluiceError) -> TaskResult {
         let answer = stream(request)
+        let form = answer.lifetime.task.form
         var text: [UInt8] = []
         var events: [[UInt8]] = []
+        var body: [UInt8] = []
         var byteCount = 0
         for try await chunk in answer where !chunk.isError {
             byteCount += chunk.bytes.count
             guard byteCount <= Self.resultBytesMax else {
                 throw .supplierFailed(.supplierFailed, answer.lifetime.task.receipt)
             }
-            if chunk.isText { text += chunk.bytes } else { events.append(chunk.bytes) }
+            switch form {
+            case .text: text += chunk.bytes
+            case .events: events.append(chunk.bytes)
+            case .object: body += chunk.bytes
+            }
         }
         return TaskResult(
-            text: String(decoding: text, as: UTF8.self), events: events,
+            text: String(decoding: text, as: UTF8.self), events: events, body: body,
             completion: try await answer.completion())
     }
 }

@@ -7,7 +7,8 @@ public struct TaskRequest: Sendable {
     public enum Payload: Hashable, Sendable {
         /// A prompt as text; the answer comes as text.
         case text(String)
-        /// An OpenAI request in JSON, untouched; the answer comes as OpenAI events.
+        /// An OpenAI request in JSON, untouched; the answer comes as OpenAI events, or for
+        /// embeddings and images as one JSON object.
         case openAI([UInt8])
     }
 
@@ -45,6 +46,34 @@ public struct TaskRequest: Sendable {
         text(.completion, model, prompt, configure)
     }
 
+    /// Embeddings: `request` is the JSON of `POST /v1/embeddings`, and `count` is how many inputs
+    /// it has, which is what the task can cost at most.
+    public static func embeddings(
+        _ model: String, request: [UInt8], count: UInt32,
+        _ configure: (inout SubmitOptions) -> Void = { _ in }
+    ) -> TaskRequest {
+        counted(.embedding, model, request, count, configure)
+    }
+
+    /// Images: `request` is the JSON of `POST /v1/images/generations`, and `count` is its `n`,
+    /// which is what the task can cost at most. They come as `b64_json`.
+    public static func images(
+        _ model: String, request: [UInt8], count: UInt32,
+        _ configure: (inout SubmitOptions) -> Void = { _ in }
+    ) -> TaskRequest {
+        counted(.image, model, request, count, configure)
+    }
+
+    private static func counted(
+        _ operation: TaskOperation, _ model: String, _ request: [UInt8], _ count: UInt32,
+        _ configure: (inout SubmitOptions) -> Void
+    ) -> TaskRequest {
+        var options = SubmitOptions()
+        configure(&options)
+        options.maxOutputTokens = count
+        return TaskRequest(operation, model: model, payload: .openAI(request), options: options)
+    }
+
     private static func text(
         _ operation: TaskOperation, _ model: String, _ prompt: String,
         _ configure: (inout SubmitOptions) -> Void
@@ -65,7 +94,7 @@ public struct SubmitOptions: Hashable, Sendable {
     public var budget: MicroUSD?
     /// Longest prompt that is paid for; without it the broker derives a bound from the body.
     public var maxInputTokens: UInt32?
-    /// Longest answer, reasoning included.
+    /// Longest answer, reasoning included; of embeddings and images how many, which they must say.
     public var maxOutputTokens: UInt32?
     /// Most reasoning within the answer.
     public var maxReasoningTokens: UInt32?

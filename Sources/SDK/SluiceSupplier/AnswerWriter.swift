@@ -15,13 +15,13 @@ public final class AnswerWriter: Sendable {
 
     private let link: SupplierLink
     private let handle: StreamHandle
-    private let isText: Bool
+    private let form: AnswerForm
     private let state = Mutex(State())
 
-    init(link: SupplierLink, handle: StreamHandle, isText: Bool) {
+    init(link: SupplierLink, handle: StreamHandle, form: AnswerForm) {
         self.link = link
         self.handle = handle
-        self.isText = isText
+        self.form = form
     }
 
     /// Says that the engine has read the prompt, before the first output. Without it a task that
@@ -42,21 +42,28 @@ public final class AnswerWriter: Sendable {
     public func write(
         _ text: String, tokens: Int, reasoning: Bool = false
     ) async throws(SupplierError) {
-        guard isText || text.isEmpty else { throw .wrongEncoding }
+        guard form == .text || text.isEmpty else { throw .wrongEncoding }
         try await send(Array(text.utf8), tokens: tokens, flags: reasoning ? [.reasoning] : [])
     }
 
     /// Writes one OpenAI event, JSON without framing, that stands for `tokens` more tokens. For
-    /// tasks with `.openAI`.
+    /// chats and completions with `.openAI`.
     public func write(
         event: [UInt8], tokens: Int, reasoning: Bool = false
     ) async throws(SupplierError) {
-        guard !isText else { throw .wrongEncoding }
+        guard form == .events else { throw .wrongEncoding }
         var bytes: [UInt8] = []
         bytes.reserveCapacity(4 + event.count)
         bytes.appendLittleEndian(UInt32(event.count))
         bytes += event
         try await send(bytes, tokens: tokens, flags: reasoning ? [.reasoning] : [])
+    }
+
+    /// Writes the next part of the JSON object that answers a request for embeddings or images;
+    /// with it `results` more of them are complete. Only what was written counts.
+    public func write(part: [UInt8], results: Int) async throws(SupplierError) {
+        guard form == .object else { throw .wrongEncoding }
+        try await send(part, tokens: results, flags: [])
     }
 
     /// Passes an upstream's error body on to the client. The handler then throws a `TaskFailure`.

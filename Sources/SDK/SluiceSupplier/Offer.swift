@@ -17,7 +17,7 @@ public struct Offer: Hashable, Sendable {
     public var slots: Int
     /// Asking price per million prompt tokens.
     public var inputPrice: MicroUSD
-    /// Asking price per million answer tokens.
+    /// Asking price per million answer tokens or embeddings; per image.
     public var outputPrice: MicroUSD
     /// Asking price per million prompt tokens that came from a cache; nil = as other input.
     public var cachedPrice: MicroUSD?

@@ -286,7 +286,7 @@ final class SupplierCore: Sendable {
             return
         }
         let writer = AnswerWriter(
-            link: connection.link, handle: handle, isText: assignment.terms.encoding == .text)
+            link: connection.link, handle: handle, form: AnswerForm(assignment.terms))
         connection.tasks.withLock {
             $0[handle.serial] = RunningTask(id: assignment.task, writer: writer)
         }

@@ -8,7 +8,8 @@ public struct SupplierTask: Sendable {
     public enum Payload: Hashable, Sendable {
         /// A prompt as text; answer with `write(_:tokens:)`.
         case text(String)
-        /// An OpenAI request in JSON; answer with `write(event:tokens:)`.
+        /// An OpenAI request in JSON; answer with `write(event:tokens:)`, embeddings and images
+        /// with `write(part:results:)`.
         case openAI([UInt8])
     }
 
@@ -22,7 +23,8 @@ public struct SupplierTask: Sendable {
     public let payload: Payload
     /// Longest prompt that is paid for; 0 = not limited.
     public let maxInputTokens: UInt32
-    /// Longest answer, reasoning included; 0 = not limited.
+    /// Longest answer, reasoning included; 0 = not limited. Of embeddings and images how many,
+    /// never 0.
     public let maxOutputTokens: UInt32
     /// Most reasoning within the answer; 0 = not limited.
     public let maxReasoningTokens: UInt32
@@ -65,7 +67,7 @@ public enum SupplierError: Error, Hashable, Sendable {
     case cancelled(WireCode)
     /// The connection to the broker was lost: nobody waits for the answer.
     case connectionLost
-    /// Text was written to an OpenAI task, or an event to a text task.
+    /// What was written has not the form that the task's operation and encoding ask for.
     case wrongEncoding
     /// An offer has a field out of range.
     case invalidOffer(model: String)

@@ -61,7 +61,6 @@ import Testing
         #expect(code({ $0.windowBytes = 4_095 }, &rig) == .invalidRequest)
         #expect(code({ $0.windowBytes = 65_537 }, &rig) == .invalidRequest)
         #expect(code({ $0.terms.bodyBytes = 20_000_000 }, &rig) == .bodyTooLarge)
-        #expect(code({ $0.terms.operation = .embedding }, &rig) == .unsupported)
         #expect(code({ $0.budget = 1 }, &rig) == .unsupported)
         #expect(code({ $0.model = Rig.name("other") }, &rig) == .modelUnknown)
         #expect(rig.accepted.isEmpty)

@@ -8,9 +8,36 @@ import Testing
         #expect(Hold.inputBound(maxInputTokens: 9, bodyBytes: 100) == 9)
         #expect(Hold.inputBound(maxInputTokens: 0, bodyBytes: 100) == 1_124)
         #expect(Hold.inputBound(maxInputTokens: 0, bodyBytes: .max) == .max)
-        #expect(Hold.firstOutputTokens(maxOutputTokens: 0) == 4_096)
-        #expect(Hold.firstOutputTokens(maxOutputTokens: 9) == 9)
-        #expect(Hold.firstOutputTokens(maxOutputTokens: .max) == 4_096)
+        for operation in [TaskOperation.chat, .completion] {
+            func first(_ most: UInt32) -> UInt32 {
+                Hold.firstOutputTokens(maxOutputTokens: most, operation: operation)
+            }
+            #expect(first(0) == 4_096)
+            #expect(first(9) == 9)
+            #expect(first(.max) == 4_096)
+        }
+    }
+
+    /// A part of their answer is of no use.
+    @Test func ofEmbeddingsAndImagesAllAreHeldForAtOnce() {
+        for operation in [TaskOperation.embedding, .image] {
+            for most in [1, 9, 4_097, .max] as [UInt32] {
+                #expect(
+                    Hold.firstOutputTokens(maxOutputTokens: most, operation: operation) == most)
+            }
+        }
+    }
+
+    @Test func theHoldOfImagesIsByTheImageAndOfEmbeddingsByTheMillion() {
+        let prices = PriceList(input: 20_000, cached: 20_000, output: 40_000, reasoning: 40_000)
+        func hold(_ input: UInt32, _ output: UInt32, _ operation: TaskOperation) -> MicroUSD? {
+            Hold.amount(
+                inputTokens: input, outputTokens: output, prices: prices, operation: operation)
+        }
+        // 1,000 tokens at 0.02 USD a million, and 2 images at 0.04 USD each.
+        #expect(hold(1_000, 2, .image) == 20 + 80_000)
+        // The same and 500 embeddings at 0.04 USD a million.
+        #expect(hold(1_000, 500, .embedding) == 20 + 20)
     }
 
     /// Whatever was cached or reasoned, and at whichever price.

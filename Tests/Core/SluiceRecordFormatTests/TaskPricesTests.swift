@@ -28,6 +28,24 @@ import Testing
         #expect(prices.amount(usage, .image) == 3_400_000_023)
     }
 
+    /// The worked examples of `Protocol/Money.md`.
+    @Test func imagesCostByTheImageAndEmbeddingsByTheirInput() {
+        func list(_ input: UInt32, _ output: UInt32) -> PriceList {
+            PriceList(input: input, cached: input, output: output, reasoning: output)
+        }
+        let images = TaskPrices(
+            ask: list(2_000_000, 40_000), consumer: list(2_200_000, 44_000))
+        #expect(
+            images.charge(Usage(inputTokens: 7, outputTokens: 2), .image)
+                == TaskCharge(
+                    consumerCost: 88_015, supplierEarning: 80_014, platformFee: 8_001))
+        let embeddings = TaskPrices(ask: list(20_000, 0), consumer: list(20_000, 0))
+        #expect(
+            embeddings.charge(Usage(inputTokens: 1_500_000, outputTokens: 500), .embedding)
+                == TaskCharge(
+                    consumerCost: 30_000, supplierEarning: 30_000, platformFee: 0))
+    }
+
     @Test func aPartAboveItsWholeIsTheWhole() {
         let usage = Usage(
             inputTokens: 1, outputTokens: 1, cachedTokens: .max, reasoningTokens: .max)

@@ -55,6 +55,30 @@ private func fields(_ pairs: [String: String]) -> HTTPFields {
     }
 
     @Test(
+        "embeddings are counted by their inputs",
+        arguments: [
+            (#""a""#, 1), (#"["a","b"]"#, 2), ("[1,2,3]", 1), ("[[1],[2,3]]", 2), ("[]", 0),
+            ("{}", nil), ("7", nil), ("null", nil),
+        ] as [(String, Int?)])
+    func inputs(_ input: String, _ count: Int?) throws {
+        let request = try ClientRequest(bytes(#"{"model":"m","input":\#(input)}"#))
+        #expect(request.inputs == count)
+        #expect(try ClientRequest(bytes(#"{"model":"m"}"#)).inputs == nil)
+    }
+
+    @Test("n is a whole number, or it is odd")
+    func choices() throws {
+        func read(_ n: String) throws -> String {
+            let request = try ClientRequest(bytes(#"{"model":"m","n":\#(n)}"#))
+            return "\(request.choices ?? -1) \(request.hasOddChoices)"
+        }
+        #expect(try read("3") == "3 false")
+        #expect(try read("null") == "-1 false")
+        #expect(try read("1.5") == "-1 true")
+        #expect(try read(#""3""#) == "-1 true")
+    }
+
+    @Test(
         "what is no request is refused with the member that is wrong",
         arguments: [
             ("", nil), ("[]", nil), (#"{"model":"m""#, nil), (#"{"model":"m"} x"#, nil),

@@ -11,6 +11,9 @@ import Worker
         #"{"model":"a","stream":null,"stream_options":{"x":[1,{}]},"max_tokens":7,"messages":["#
             + #"{"role":"user","content":[{"type":"text","text":"\\u00e9"},"b"]}]}"#,
         #"{"object":"list","data":[{"id":"m","max_model_len":4096},{"id":null}]}"#,
+        #"{"model":"a","data":[{"embedding":[1,-2.5e1]},{"b64_json":"aGk="}],"#
+            + #""usage":{"prompt_tokens":3}}"#,
+        #"{"model":"a","input":["b",[1]],"n":2,"response_format":null,"encoding_format":"base64"}"#,
     ]
 
     private static let signs = Array("{}[]\",:\\0-e".utf8)
@@ -40,8 +43,35 @@ import Worker
                 _ = answer.received(bytes)
                 if answer.outcome == nil { _ = answer.ended(tail: bytes) }
                 #expect(answer.outcome != nil)
+                let operation = seed % 2 == 0 ? TaskOperation.embedding : .image
+                let counted = try? CountedRequest(bytes, operation, model: "m", resultsMax: 9)
+                if let counted { try expectWhole(counted.body) }
+                try pass(bytes, operation)
             }
         }
+    }
+
+    /// An answer that is taken as whole comes out the same however it is cut.
+    private func pass(_ bytes: [UInt8], _ operation: TaskOperation) throws {
+        func answer() -> CountedAnswer {
+            CountedAnswer(operation, model: "offer", resultsMax: 9, encodesBase64: true)
+        }
+        var whole = answer()
+        let parts = try? whole.push(bytes)
+        var cut = answer()
+        var pieces: [CountedAnswer.Part]? = []
+        for byte in bytes {
+            guard let more = try? cut.push([byte]) else {
+                pieces = nil
+                break
+            }
+            pieces? += more
+        }
+        #expect((parts == nil) == (pieces == nil))
+        guard let parts, let pieces else { return }
+        #expect(parts.flatMap(\.bytes) == pieces.flatMap(\.bytes))
+        #expect(whole.usage == cut.usage)
+        #expect(((try? whole.finish()) == nil) == ((try? cut.finish()) == nil))
     }
 
     /// What leaves is JSON again, whatever came.

@@ -8,6 +8,7 @@ final class RecordingSink: AnswerSink {
         var started: (input: UInt32, cached: UInt32)?
         var text = ""
         var events: [String] = []
+        var object: [UInt8] = []
         var increments: [Int] = []
         var reasoning = 0
         var errors: [String] = []
@@ -51,6 +52,14 @@ final class RecordingSink: AnswerSink {
             $0.events.append(String(decoding: event, as: UTF8.self))
             $0.increments.append(tokens)
             if reasoning { $0.reasoning += tokens }
+        }
+    }
+
+    func write(part: [UInt8], results: Int) async throws {
+        try await pass()
+        update {
+            $0.object += part
+            $0.increments.append(results)
         }
     }
 

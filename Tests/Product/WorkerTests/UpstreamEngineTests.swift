@@ -76,6 +76,87 @@ import Worker
                 + #""seed":123456789012345678901234567890}"#)
     }
 
+    private func counted(
+        _ operation: TaskOperation, _ request: String, limit: UInt32 = 2
+    ) -> Assignment {
+        Assignment(
+            id: TaskID(instance: 0xA, counter: 7), model: "offer", operation: operation,
+            payload: .openAI(Array(request.utf8)), maxOutputTokens: limit,
+            deadline: .now + .seconds(60))
+    }
+
+    @Test func embeddingsAreRelayedInPartsAndCounted() async throws {
+        let requests = Mutex<[ScriptedUpstream.Request]>([])
+        let request = #"{"model":"offer","input":["\#(canary)","b"],"encoding_format":"base64"}"#
+        let ending = try await run(counted(.embedding, request)) { request, exchange in
+            requests.withLock { $0.append(request) }
+            try await exchange.head(type: "application/json")
+            try await exchange.send(#"{"data":[{"embedding":[1"#)
+            try await exchange.send(#"]},{"embedding":"AACAPw=="}],"model":"up/m","#)
+            try await exchange.send(#""usage":{"prompt_tokens":9,"total_tokens":9}}"#)
+            try await exchange.end()
+        }
+        #expect(
+            String(decoding: ending.record.object, as: UTF8.self)
+                == #"{"data":[{"embedding":"AACAPw=="},{"embedding":"AACAPw=="}],"#
+                + #""model":"offer","usage":{"prompt_tokens":9,"total_tokens":9}}"#)
+        #expect(ending.record.tokens == 2)
+        #expect(ending.record.finishReason == .stop)
+        #expect(ending.usage == Usage(inputTokens: 9, outputTokens: 2))
+        let sent = try #require(requests.withLock { $0.first })
+        #expect(sent.path == "/v1/embeddings")
+        #expect(sent.body == Array(request.replacing("offer", with: "up/m").utf8))
+        #expect(!ending.lines.joined().contains(canary))
+    }
+
+    @Test func imagesAreAskedForAsBase64() async throws {
+        let requests = Mutex<[ScriptedUpstream.Request]>([])
+        let ending = try await run(counted(.image, #"{"prompt":"p","n":2}"#)) { request, exchange in
+            requests.withLock { $0.append(request) }
+            try await exchange.head(type: "application/json")
+            try await exchange.send(
+                #"{"created":1,"data":[{"b64_json":"aGk="},{"b64_json":"aG8="}]}"#)
+            try await exchange.end()
+        }
+        #expect(ending.usage == Usage(outputTokens: 2))
+        let sent = try #require(requests.withLock { $0.first })
+        #expect(sent.path == "/v1/images/generations")
+        #expect(
+            String(decoding: sent.body, as: UTF8.self)
+                == #"{"model":"up/m","response_format":"b64_json","prompt":"p","n":2}"#)
+    }
+
+    @Test func anImageByURLIsRefusedBeforeTheEngineIsAsked() async throws {
+        let ending = try await run(counted(.image, #"{"response_format":"url"}"#)) { _, _ in
+            Issue.record("the engine was asked")
+        }
+        #expect(ending.failure == EngineFailure(code: .upstreamRefused))
+        #expect(ending.record.errors.first?.contains(#""param":"response_format""#) == true)
+    }
+
+    @Test(arguments: [
+        #"{"data":[]}"#, #"{"data":[{"url":"http://x/1"}]}"#, #"{"data":[{"b64_json":"aGk="}"#,
+        #"{"data":[{"b64_json":"a"},{"b64_json":"a"},{"b64_json":"a"}]}"#, "no json",
+    ])
+    func anAnswerThatIsNoneIsAnotherSuppliersChance(_ answer: String) async throws {
+        let ending = try await run(counted(.image, #"{"n":2}"#)) { _, exchange in
+            try await exchange.head(type: "application/json")
+            try await exchange.send(answer)
+            try await exchange.end()
+        }
+        #expect(ending.failure?.code == .upstreamUnavailable)
+    }
+
+    @Test func anEnginesRefusalOfEmbeddingsReachesTheClient() async throws {
+        let ending = try await run(counted(.embedding, #"{"input":"a"}"#)) { _, exchange in
+            try await exchange.head(400, type: "application/json")
+            try await exchange.send(#"{"error":{"message":"no embeddings"}}"#)
+            try await exchange.end()
+        }
+        #expect(ending.failure?.code == .upstreamRefused)
+        #expect(ending.record.errors == [#"{"error":{"message":"no embeddings"}}"#])
+    }
+
     @Test func aTextTaskGetsTheTextAndItsCounts() async throws {
         let ending = try await run(.textChat) { request, exchange in
             #expect(String(decoding: request.body, as: UTF8.self).contains(#""role":"user""#))

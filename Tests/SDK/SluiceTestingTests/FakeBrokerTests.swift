@@ -22,6 +22,51 @@ import Testing
         }
     }
 
+    @Test("embeddings and images come as the one JSON object that their supplier wrote")
+    func results() async throws {
+        try await FakeBroker.run { broker in
+            var offer = Offer(model: "v", slots: 1, inputPrice: 1_000_000, outputPrice: 0)
+            offer.operations = [.embedding, .image]
+            offer.encodings = [.openAI]
+            broker.supply([offer]) { task, out in
+                guard case .openAI(let request) = task.payload else {
+                    throw TaskFailure(code: .upstreamRefused)
+                }
+                for number in 1...task.maxOutputTokens {
+                    try await out.write(part: request + [UInt8(number)], results: 1)
+                }
+                return Usage(inputTokens: 5, outputTokens: task.maxOutputTokens)
+            }
+            for request in [
+                TaskRequest.embeddings("v", request: [7], count: 2),
+                TaskRequest.images("v", request: [7], count: 2),
+            ] {
+                let result = try await broker.client.perform(request)
+                #expect(result.body == [7, 1, 7, 2])
+                #expect(result.events.isEmpty)
+                #expect(result.text.isEmpty)
+                #expect(result.completion.usage == Usage(inputTokens: 5, outputTokens: 2))
+            }
+        }
+    }
+
+    @Test("what is written has the form of its task")
+    func forms() async throws {
+        try await FakeBroker.run { broker in
+            broker.supply("m") { _, out in
+                await #expect(throws: SupplierError.wrongEncoding) {
+                    try await out.write(part: [1], results: 1)
+                }
+                await #expect(throws: SupplierError.wrongEncoding) {
+                    try await out.write(event: [1], tokens: 1)
+                }
+                try await out.write("hi", tokens: 1)
+                return Usage(outputTokens: 1)
+            }
+            #expect(try await broker.client.perform(.chat("m", "x")).text == "hi")
+        }
+    }
+
     @Test("a supplier lost after output ends the task with exact usage, and comes back")
     func supplierLost() async throws {
         try await FakeBroker.run { broker in

@@ -134,8 +134,19 @@ def reserved_for_later(lab: Lab) -> None:
     """What version 1 does not do is END unsupported."""
     _, model = lab.serve(operations=0x0F)
     client = lab.client()
-    for fields in ({"operation": 3}, {"operation": 4}, {"hedge_copies": 2}):
+    for fields in ({"operation": 3, "max_output_tokens": 1},
+                   {"operation": 4, "max_output_tokens": 1}, {"hedge_copies": 2}):
         _refused(client, Code.UNSUPPORTED, model, **fields)
+
+
+@case("Q8", "Q7")
+def results_are_counted(lab: Lab) -> None:
+    """Embeddings and images need encoding openai and say how many they may be."""
+    _, model = lab.serve(operations=0x0F)
+    client = lab.client()
+    for operation in (3, 4):
+        _refused(client, Code.INVALID_REQUEST, model, operation=operation, encoding=2)
+    client.alive()
 
 
 @case("Q8", "Q16", "E4")

@@ -338,6 +338,36 @@ def cost_is_told(lab: Lab) -> None:
     check(end.cost >= 5 * 2 + 2 * 3, "E4", f"cost {end.cost}, at least 16 was due")
 
 
+@case("S13", "K10", "E4")
+def results_are_billed_as_asked_for(lab: Lab) -> None:
+    """An image costs its price, an embedding a millionth; what was not asked for is not forwarded."""
+    for operation, price in ((3, 2_000_000), (4, 3)):
+        run = lab.running(
+            offer={"operations": 0x0C, "encodings": 2, "output_price": price},
+            operation=operation, encoding=2, max_output_tokens=2, max_input_tokens=1)
+        run.tokens(b"first part", 0)
+        run.tokens(b"one", 1)
+        run.tokens(b"two", 1)
+        run.tokens(b"the rest", 0)
+        for content in (b"first part", b"one", b"two", b"the rest"):
+            seen = run.client.expect(wire.Tokens, 1)
+            check(cast(wire.Tokens, seen.frame).content == content, "K8", "TOKENS arrived changed")
+        run.end(input_tokens=0, output_tokens=2)
+        end = run.client.expect_end(Code.COMPLETED)
+        check(end.output_tokens == 2, "E4", f"{end.output_tokens} billed of 2")
+        least = 4 if operation == 3 else 6
+        check(least <= end.cost <= 2 * least, "S13", f"cost {end.cost}, {least} and a fee were due")
+    run = lab.running(offer={"operations": 0x0C, "encodings": 2}, operation=4, encoding=2,
+                      max_output_tokens=1)
+    run.tokens(b"one", 1)
+    run.tokens(b"another", 1)
+    run.client.expect(wire.Tokens, 1)
+    run.supplier.expect(wire.Cancel, run.slot)
+    run.end(Code.CANCELLED, output_tokens=2)
+    end = run.client.expect_end(Code.BUDGET_EXHAUSTED)
+    check(end.output_tokens == 1, "K10", f"{end.output_tokens} billed of 1 that was asked for")
+
+
 @case("K9", "E7", "E9")
 def tokens_after_cancel_dropped(lab: Lab) -> None:
     """After CANCEL the broker discards TOKENS and does not bill them."""

@@ -168,6 +168,10 @@ class Task:
                 del pending[:4 + size]
                 yield event
 
+    async def body(self) -> bytes:
+        """The JSON object that answers a request for embeddings or images [P27]."""
+        return b"".join([piece.content async for piece in self if not piece.error])
+
     def cancel(self) -> None:
         """Asks the broker to end the task. The END still comes [E1]."""
         if not self._ended.done() and not self._cancelled:

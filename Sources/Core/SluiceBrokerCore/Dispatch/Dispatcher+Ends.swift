@@ -104,13 +104,17 @@ extension Dispatcher {
     }
 
     /// What is billed (`Protocol/Money.md`): output never above what was claimed, counted,
-    /// forwarded and, for a prepaid task, held for; input only after the first output or a normal
+    /// forwarded and, for a prepaid task, held for, nor above the embeddings or images that were
+    /// asked for; input only after the first output or a normal
     /// end.
     private func billedUsage(_ report: TaskReport) -> Usage {
         let index = Int(report.task)
         let maxInputTokens = inputBound(report.task)
         var output = min(report.deliveredTokens, report.deliveredPayloadBytes)
         if tasks[index].isPrepaid { output = min(output, tasks[index].heldTokens) }
+        if tasks[index].terms.operation.countsResults {
+            output = min(output, UInt64(tasks[index].terms.maxOutputTokens))
+        }
         if let claim = report.claim { output = min(output, UInt64(claim.outputTokens)) }
         let reasoning = min(report.deliveredReasoningTokens, output)
         var input = report.claim?.inputTokens ?? report.started?.inputTokens ?? 0

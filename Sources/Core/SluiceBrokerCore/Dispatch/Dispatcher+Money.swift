@@ -65,19 +65,25 @@ extension Dispatcher {
     /// The tokens of its first hold, as far as its budget goes, and what they cost; nil where not
     /// even one can be paid.
     private func firstHold(_ task: TaskIndex) -> (tokens: UInt64, MicroUSD)? {
-        let index = Int(task)
-        let wanted = Hold.firstOutputTokens(maxOutputTokens: tasks[index].terms.maxOutputTokens)
-        return affordable(task, upTo: UInt64(wanted), within: budget(task))
+        affordable(task, upTo: firstOutputTokens(task), within: budget(task))
     }
 
-    /// As many tokens as `amount` pays for, at most `wanted`; nil for none.
+    private func firstOutputTokens(_ task: TaskIndex) -> UInt64 {
+        let terms = tasks[Int(task)].terms
+        return UInt64(
+            Hold.firstOutputTokens(
+                maxOutputTokens: terms.maxOutputTokens, operation: terms.operation))
+    }
+
+    /// As many tokens as `amount` pays for, at most `wanted`; nil for none. Of embeddings and
+    /// images all or none.
     private func affordable(
         _ task: TaskIndex, upTo wanted: UInt64, within amount: MicroUSD
     ) -> (tokens: UInt64, MicroUSD)? {
         // Nearly always all of it.
         if let whole = holdAmount(task, tokens: wanted), whole <= amount { return (wanted, whole) }
         let index = Int(task)
-        guard
+        guard !tasks[index].terms.operation.countsResults,
             let most = Hold.affordableOutput(
                 amount, inputTokens: tasks[index].inputBound, prices: tasks[index].holdPrices,
                 operation: tasks[index].terms.operation)
@@ -116,21 +122,24 @@ extension Dispatcher {
         guard tasks[index].isPrepaid else { return true }
         let lease = Int(accounts[Int(tasks[index].accountIndex)].lease)
         tasks[index].holdPrices = offers[Int(offer)].prices.consumer
-        let wanted = UInt64(
-            Hold.firstOutputTokens(maxOutputTokens: tasks[index].terms.maxOutputTokens))
         let usable = leases[lease].usable(nowMs: wallUs / 1_000)
         let most = min(tasks[index].hold.adding(usable) ?? MicroUSD(.max), budget(task))
-        guard let (tokens, amount) = affordable(task, upTo: wanted, within: most),
+        guard let (tokens, amount) = affordable(task, upTo: firstOutputTokens(task), within: most),
             hold(amount, of: task)
         else { return false }
         tasks[index].heldTokens = tokens
         return true
     }
 
-    /// What the client's shard is told of the hold.
+    /// What the client's shard is told of the hold. Embeddings and images that nobody asked for
+    /// are not forwarded, prepaid or not.
     func heldTokens(_ task: TaskIndex) -> HeldTokens {
         let index = Int(task)
-        guard tasks[index].isPrepaid else { return .unbounded }
+        let terms = tasks[index].terms
+        guard tasks[index].isPrepaid else {
+            guard terms.operation.countsResults else { return .unbounded }
+            return HeldTokens(count: UInt64(terms.maxOutputTokens), isLast: true)
+        }
         let tokens = tasks[index].heldTokens
         return HeldTokens(count: tokens, isLast: tokens >= outputLimit(task))
     }

@@ -73,9 +73,10 @@ extension ShardMachine {
     /// What can be refused without the dispatcher.
     private func refusal(of frame: SubmitFrame) -> WireCode? {
         if isDraining { return .draining }
-        switch frame.terms.operation {
-        case .chat, .completion: break
-        case .embedding, .image: return .unsupported
+        if frame.terms.operation.countsResults {
+            // Text has no room for their answers, and without a count nothing bounds their cost.
+            if frame.terms.encoding == .text { return .unsupported }
+            if frame.terms.maxOutputTokens == 0 { return .invalidRequest }
         }
         if frame.hedgeCopies > 1 { return .unsupported }
         if frame.terms.bodyBytes > limits.maxBodyBytes { return .bodyTooLarge }
