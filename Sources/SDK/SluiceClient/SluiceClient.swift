@@ -75,8 +75,10 @@ public struct SluiceClient: Sendable {
         _ body: nonisolated(nonsending) (SluiceClient) async throws -> Value
     ) async throws -> Value {
         try await withClient(
-            configuration, environment: .system(trust: configuration.trust), executor: executor,
-            body)
+            configuration,
+            environment: .system(
+                trust: configuration.trust, credential: configuration.credential),
+            executor: executor, body)
     }
 
     /// The same over a transport and clock of the caller's.
