@@ -270,13 +270,15 @@ let simulatorTargets: [Target] = [
         ],
         path: "Tests/Simulator/Simulator", swiftSettings: settings),
     tests("SimulatorTests", in: "Simulator", uses: ["Simulator"]),
+    // `Tools/fuzz` builds each target of these with libFuzzer, in a package of its own.
     .target(
         name: "FuzzTargets",
         dependencies: [
             "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceBrokerCore",
-            "SluiceInMemory",
+            "TLSEngine", "SharedMemory", "SluiceInMemory", "Sidecar", "JSONScanning", "Worker",
+            "ProcessConfiguration",
         ],
-        path: "Tests/Fuzz/FuzzTargets", swiftSettings: settings),
+        path: "Tests/Fuzz/FuzzTargets", swiftSettings: testSettings),
     tests("FuzzTests", in: "Fuzz", uses: ["SluiceBrokerCore", "FuzzTargets"]),
     tests(
         "SluiceTestingTests", in: "SDK",
@@ -287,13 +289,6 @@ let simulatorTargets: [Target] = [
 let toolTargets: [Target] =
     switch Context.environment["SLUICE_TOOLS"] {
     case nil: []
-    // The fuzzers have no `main` of their own: libFuzzer brings it.
-    case "fuzz":
-        ["frame", "core"].map {
-            .executableTarget(
-                name: "fuzz-\($0)", dependencies: ["FuzzTargets"],
-                path: "Tests/Fuzz/fuzz-\($0)", swiftSettings: testSettings)
-        }
     default:
         [
             .executableTarget(

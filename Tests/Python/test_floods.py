@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "Tools" / "python"))
 
 from faults.cases import Failed  # noqa: E402
 from floods.kinds import FLOODS  # noqa: E402
-from floods.main import _check_met  # noqa: E402
+from floods.main import _check_met, memory_bound  # noqa: E402
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -54,6 +54,20 @@ class JudgementTests(unittest.TestCase):
         _check_met(FLOODS["slow-readers"], 5, {}, counted)
         with self.assertRaises(Failed):
             _check_met(FLOODS["slow-readers"], 60, {}, counted)
+
+
+class BoundTests(unittest.TestCase):
+    MIB = 1 << 20
+
+    def test_a_few_mebibytes_more_than_was_used_are_too_much(self) -> None:
+        usual = memory_bound(10 * self.MIB, 0, connections=8, established=8, tasks=10)
+        self.assertLess(usual, 18 * self.MIB)
+
+    def test_what_was_in_use_is_allowed(self) -> None:
+        none = memory_bound(0, 0, connections=0, established=0, tasks=0)
+        self.assertEqual(memory_bound(0, 7 * self.MIB, 0, 0, 0) - none, 7 * self.MIB)
+        self.assertGreater(memory_bound(0, 0, 400, 0, 0) - none, 28 * self.MIB)
+        self.assertGreater(memory_bound(0, 0, 32, 32, 0), memory_bound(0, 0, 32, 8, 0))
 
 
 @unittest.skipUnless(os.access(os.path.join(PROGRAMS, "sluice-broker"), os.X_OK), "no programs")

@@ -74,7 +74,7 @@ import SluiceClient
 
     func run() async throws {
         // Prompts pass through this process: a crash must print none of its memory.
-        guard ProcessGuard.harden(), ProcessGuard.wipeFreedMemory() else {
+        guard ProcessGuard.harden(wipesFreedMemory: true) else {
             throw ValidationError(
                 "cannot start again with crash backtraces off; is /proc mounted?")
         }

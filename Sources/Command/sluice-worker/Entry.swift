@@ -92,7 +92,7 @@ import Worker
     func run() async throws {
         if upstream == nil, engine.isEmpty { throw ValidationError(await whatWasFound()) }
         // Prompts pass through this process: a crash must print none of its memory.
-        guard ProcessGuard.harden(), ProcessGuard.wipeFreedMemory() else {
+        guard ProcessGuard.harden(wipesFreedMemory: true) else {
             throw ValidationError(
                 "cannot start again with crash backtraces off; is /proc mounted?")
         }

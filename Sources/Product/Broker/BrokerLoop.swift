@@ -409,6 +409,12 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         statistics.set(.protocolErrors, counters.protocolErrors)
         statistics.set(.readersStalled, counters.stalledReaders)
         statistics.set(.slotsQuarantined, counters.quarantinedSlots)
+        statistics.set(.cancelsSent, counters.cancelsSent)
+        // One pool for all shards: shard 0 speaks for it.
+        if shard.index == 0 {
+            statistics.set(.arenaBytesInUse, UInt64(content.arena.heldBytes))
+            statistics.set(.arenaBytesMax, UInt64(content.arena.heldBytesMax))
+        }
         let transported = transport.counters
         statistics.set(.connectionsRefused, transported.refused)
         // A flood of KeyUpdates is cut below the core, which only hears that the channel closed.
@@ -416,6 +422,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             .connectionsCut, counters.connectionsCut + transported.keyUpdatesRefused)
         statistics.set(.handshakesCompleted, transported.handshakes)
         statistics.set(.handshakesFailed, transported.handshakeFailures)
+        statistics.set(.keyUpdatesReceived, transported.keyUpdatesReceived)
+        statistics.set(.keyUpdatesSent, transported.keyUpdatesSent)
         statistics.set(.wireBytesReceived, transported.bytesReceived)
         statistics.set(.wireBytesSent, transported.bytesSent)
     }

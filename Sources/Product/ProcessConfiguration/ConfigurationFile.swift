@@ -48,6 +48,10 @@ package struct ConfigurationFile: Sendable {
         guard data.count <= Self.bytesMax else {
             throw Self.whole(path, "has \(data.count) bytes; expected at most \(Self.bytesMax)")
         }
+        // The decoder of JSON5 traps on a key that begins with what is no UTF-8.
+        guard String(validating: data, as: UTF8.self) != nil else {
+            throw Self.whole(path, "is not text in UTF-8; expected a file of JSON")
+        }
         let decoder = JSONDecoder()
         decoder.allowsJSON5 = true
         let root: JSONValue

@@ -80,6 +80,9 @@ package enum ActivityText {
     private static func broker(_ activity: Activity) -> [String] {
         let now = activity.now
         func gauge(_ counter: Counter) -> String { String(now.total(counter)) }
+        func mebibytes(_ counter: Counter) -> String {
+            decimal(Double(now.total(counter)) / 1_048_576)
+        }
         var lines = [
             "broker \(hexadecimal(activity.instance))   "
                 + "tasks/s \(decimal(activity.tasksPerSecond))   "
@@ -96,6 +99,10 @@ package enum ActivityText {
             "  first token  \(quantiles(activity.firstTokenUs))",
             "  journal    free \(gauge(.journalRecordsFree))  "
                 + "full refusals \(gauge(.journalFullRefusals))",
+            "  memory     content \(mebibytes(.arenaBytesInUse)) MiB "
+                + "(most \(mebibytes(.arenaBytesMax)))  "
+                + "promised: bodies \(mebibytes(.bodyBytesInUse))  "
+                + "answers \(mebibytes(.reserveBytesInUse))",
             "",
             "  " + row(["shard", "conns", "tokens/s", "frames/s", "sent MB/s", "busy"]),
         ]

@@ -41,12 +41,15 @@ struct Metric {
         Metric(kind, name, counter, help, isMicroseconds: isMicroseconds, isPerShard: false)
     }
 
-    static let all = tasks + supply + money + journal + connections + relayed + loop
+    static let all = tasks + supply + money + journal + memory + connections + relayed + loop
 
     private static let tasks = [
         broker(.counter, "tasks_accepted_total", .tasksAccepted, "Tasks accepted."),
         broker(.counter, "tasks_ended_total", .tasksEnded, "Tasks that have their final record."),
         broker(.counter, "tasks_completed_total", .tasksCompleted, "Tasks that were answered."),
+        broker(
+            .counter, "deadlines_passed_total", .deadlinesPassed,
+            "Tasks that ended because their deadline had passed."),
         broker(.counter, "tasks_refused_total", .tasksRefused, "Tasks refused before acceptance."),
         broker(.gauge, "tasks_open", .tasksOpen, "Tasks accepted and not ended."),
         broker(.gauge, "tasks_queued", .tasksQueued, "Tasks that wait for a supplier."),
@@ -78,6 +81,7 @@ struct Metric {
         shard(
             .counter, "slots_quarantined_total", .slotsQuarantined,
             "Slots not used again before their supplier's END came."),
+        shard(.counter, "cancels_sent_total", .cancelsSent, "CANCEL frames to suppliers."),
     ]
 
     private static let money = [
@@ -110,6 +114,21 @@ struct Metric {
             "Refusals that were counted and have no record of their own."),
     ]
 
+    private static let memory = [
+        broker(
+            .gauge, "body_memory_bytes", .bodyBytesInUse,
+            "Content memory promised to request bodies of open tasks."),
+        broker(
+            .gauge, "answer_memory_bytes", .reserveBytesInUse,
+            "Content memory promised to answers of open tasks."),
+        broker(
+            .gauge, "content_memory_bytes", .arenaBytesInUse,
+            "Content memory that holds content or is kept ready for it."),
+        broker(
+            .gauge, "content_memory_bytes_max", .arenaBytesMax,
+            "The most that content_memory_bytes has been."),
+    ]
+
     private static let connections = [
         shard(
             .counter, "connections_accepted_total", .connectionsAccepted,
@@ -121,6 +140,12 @@ struct Metric {
         shard(.counter, "handshakes_total", .handshakesCompleted, "TLS handshakes completed."),
         shard(
             .counter, "handshakes_failed_total", .handshakesFailed, "TLS handshakes that failed."),
+        shard(
+            .counter, "key_updates_received_total", .keyUpdatesReceived,
+            "TLS KeyUpdates from peers, counted with a delay."),
+        shard(
+            .counter, "key_updates_sent_total", .keyUpdatesSent,
+            "TLS KeyUpdates to peers, counted with a delay."),
         shard(
             .counter, "protocol_errors_total", .protocolErrors,
             "Frames that broke the protocol."),

@@ -42,6 +42,12 @@ package struct ChunkArena: ~Copyable, @unchecked Sendable {
     /// Whether the kernel keeps the chunks out of swap.
     package var isLocked: Bool { pool.isLocked }
 
+    /// See `ChunkPool.heldBytes`: of all arenas of the pool.
+    package var heldBytes: Int { pool.heldBytes }
+
+    /// See `ChunkPool.heldBytesMax`.
+    package var heldBytesMax: Int { pool.heldBytesMax }
+
     // MARK: Appending
 
     /// Appends all of `bytes`, or nothing and returns false when the free chunks do not suffice.

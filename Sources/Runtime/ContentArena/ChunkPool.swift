@@ -29,6 +29,8 @@ package final class ChunkPool: @unchecked Sendable {
     /// First chunk of the newest free batch (low half), and a tag that counts its changes.
     private let top = Atomic<UInt64>(UInt64(ChunkQueue.none))
     private let freeCount = Atomic<Int>(0)
+    /// The smallest that `freeCount` has been behind a batch that was taken.
+    private let leastFreeCount: Atomic<Int>
 
     /// Chunks of the pool, fixed.
     package let chunkCount: Int
@@ -40,6 +42,7 @@ package final class ChunkPool: @unchecked Sendable {
         unsafe base = region.base
         self.region = region
         self.chunkCount = chunkCount
+        leastFreeCount = Atomic(chunkCount)
         unsafe next = .allocate(capacity: chunkCount)
         unsafe nextBatch = .allocate(capacity: chunkCount)
         unsafe batchCount = .allocate(capacity: chunkCount)
@@ -68,6 +71,16 @@ package final class ChunkPool: @unchecked Sendable {
 
     /// Chunks that no arena holds; others may take them meanwhile.
     @usableFromInline package var freeChunks: Int { freeCount.load(ordering: .relaxed) }
+
+    /// Bytes of chunks that arenas hold: those in use, and what each keeps ready for its next ones
+    /// (96 chunks at most).
+    package var heldBytes: Int { (chunkCount - freeChunks) * ChunkArena.chunkBytes }
+
+    /// The most that `heldBytes` has been. The kernel has backed no more than this: what was never
+    /// held was never written.
+    package var heldBytesMax: Int {
+        (chunkCount - leastFreeCount.load(ordering: .relaxed)) * ChunkArena.chunkBytes
+    }
 
     /// Gives back `count` zeroed chunks, linked from `first`. The caller owned them.
     @unsafe
@@ -102,7 +115,8 @@ package final class ChunkPool: @unchecked Sendable {
                 continue
             }
             let count = unsafe Int(batchCount[Int(first)])
-            freeCount.subtract(count, ordering: .relaxed)
+            let free = freeCount.subtract(count, ordering: .relaxed).newValue
+            leastFreeCount.min(free, ordering: .relaxed)
             var last = first
             for _ in 1..<count { unsafe last = next[Int(last)] }
             return Batch(first: first, last: last, count: count)

@@ -102,6 +102,7 @@ extension SecureServer where Backend: ~Copyable {
         let channel = identity(index)
         let reason = unsafe channels[index].closeReason
         let isListed = unsafe channels[index].isListed
+        countKeyUpdates(index)
         unsafe channels[index] = Channel()
         unsafe channels[index].isListed = isListed
         unsafe channels[index].generation = channel.generation &+ 1
@@ -109,6 +110,13 @@ extension SecureServer where Backend: ~Copyable {
         channelCount -= 1
         events.append(.closed(channel, reason))
         if acceptAgainMs != 0 { acceptAgain() }
+    }
+
+    /// Adds what a channel's session has counted since the last time.
+    mutating func countKeyUpdates(_ index: Int) {
+        guard let counts = unsafe channels[index].session?.takeKeyUpdates() else { return }
+        tally.keyUpdatesReceived += counts.received
+        tally.keyUpdatesSent += counts.sent
     }
 
     /// Ends what drains or lingers too long, and resumes accepting.

@@ -447,6 +447,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             let channel = keeping[position]
             let index = Int(channel.index)
             guard unsafe channels[index].generation == channel.generation else { continue }
+            countKeyUpdates(index)
             if unsafe channels[index].usedSweep < keptSweep {
                 unsafe channels[index].session?.releaseBuffers()
                 unsafe channels[index].keepsBuffers = false

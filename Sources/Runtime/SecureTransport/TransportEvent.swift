@@ -104,6 +104,10 @@ package struct TransportCounters: Sendable {
     package var acceptPauses: UInt64 = 0
     /// Channels cut for too many KeyUpdates.
     package var keyUpdatesRefused: UInt64 = 0
+    /// KeyUpdates of all channels: of those that keep their record buffers counted every
+    /// `recordBuffersMs`, of others with their end.
+    package var keyUpdatesReceived: UInt64 = 0
+    package var keyUpdatesSent: UInt64 = 0
     /// Ciphertext.
     package var bytesReceived: UInt64 = 0
     package var bytesSent: UInt64 = 0

@@ -10,12 +10,21 @@ package struct JournalReader: ~Copyable {
     /// Whose journal this is.
     package let instance: UInt64
 
-    /// Opens the ring of an instance, alive or dead.
+    /// Opens the ring of an instance, alive or dead; `damaged` where its head and tail cannot both
+    /// be right.
     package init(runDirectory: String, instance: UInt64) throws(InstanceError) {
         let path = InstanceDirectory.path(runDirectory, instance, .ring)
-        file = try MappedFile.open(
+        let opened = try MappedFile.open(
             path, as: .ring, magic: RingLayout.magic, instance: instance,
             byteCountForCapacity: { FileHeader.byteCount + $0 * RecordWords.byteCount })
+        // The head first: until this reader moves it, only the tail does. No broker comes to half
+        // of all numbers, so none that follows can overflow.
+        let released = opened.load(at: RingLayout.headOffset)
+        let published = opened.loadAcquire(at: RingLayout.tailOffset)
+        guard released <= published, published - released <= UInt64(opened.capacity),
+            published <= .max / 2
+        else { throw .damaged(.ring) }
+        file = opened
         capacity = UInt64(file.capacity)
         self.instance = instance
     }

@@ -50,7 +50,8 @@ struct CipherPipe {
     private let outputBytesMax: UInt32
 
     var keyUpdates: KeyUpdateBudget
-    private(set) var keyUpdatesReceived: UInt32 = 0
+    var keyUpdatesReceived: UInt32 = 0
+    var keyUpdatesSent: UInt32 = 0
     /// A write was refused because the output is full.
     private(set) var outputRefused = false
     /// One KeyUpdate too many came; nothing is read any more.
@@ -170,15 +171,19 @@ private let controlCiphertext:
         command == BIO_CTRL_FLUSH ? 1 : 0
     }
 
-/// Sees every TLS message; counts the KeyUpdates that come in.
+/// Sees every TLS message; counts the KeyUpdates that come in and go out.
 let countKeyUpdates:
     @convention(c) (
         Int32, Int32, Int32, UnsafeRawPointer?, Int, OpaquePointer?, UnsafeMutableRawPointer?
     ) -> Void = { outgoing, _, kind, bytes, count, _, argument in
-        guard outgoing == 0, kind == SLUICE_MESSAGE_HANDSHAKE, count > 0,
+        guard kind == SLUICE_MESSAGE_HANDSHAKE, count > 0,
             let bytes = unsafe bytes,
             unsafe bytes.load(as: UInt8.self) == SLUICE_MESSAGE_KEY_UPDATE,
             let pipe = unsafe argument?.assumingMemoryBound(to: CipherPipe.self)
         else { return }
-        unsafe pipe.pointee.receivedKeyUpdate()
+        if outgoing == 0 {
+            unsafe pipe.pointee.receivedKeyUpdate()
+        } else {
+            unsafe pipe.pointee.keyUpdatesSent &+= 1
+        }
     }

@@ -172,8 +172,19 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
         if unsafe SSL_shutdown(handle) < 0 { ERR_clear_error() }
     }
 
-    /// KeyUpdates received since the session began.
+    /// KeyUpdates received since the session began, or since `takeKeyUpdates`.
     package var keyUpdatesReceived: Int { unsafe Int(pipe.pointee.keyUpdatesReceived) }
+
+    /// KeyUpdates since the last call, for whoever sums them up over sessions.
+    package mutating func takeKeyUpdates() -> (received: UInt64, sent: UInt64) {
+        defer {
+            unsafe pipe.pointee.keyUpdatesReceived = 0
+            unsafe pipe.pointee.keyUpdatesSent = 0
+        }
+        return unsafe (
+            UInt64(pipe.pointee.keyUpdatesReceived), UInt64(pipe.pointee.keyUpdatesSent)
+        )
+    }
 
     // MARK: Ciphertext out
 

@@ -386,6 +386,8 @@ import Testing
         _ = rig.supplier(slots: 9)
         rig.submit(shard: 1, bodyBytes: 8_192)
         #expect(rig.dispatcher.reservedBytes == 8_192 + 8_192)
+        #expect(rig.dispatcher.reservedBodyBytes == 8_192)
+        #expect(rig.dispatcher.reservedAnswerBytes == 8_192)
         rig.submit(shard: 1, bodyBytes: 1)
         #expect(rig.lastRefusal?.code == .bodyArenaFull)
         rig.submit(shard: 3, bodyBytes: 1)

@@ -202,6 +202,8 @@ import Testing
         #expect(end.usage.inputTokens == 5)
         #expect(rig.ended.map(\.status) == [.cancelled])
         #expect(rig.shardCounters.discardedTokenFrames == 1)
+        #expect(rig.shardCounters.cancelsSent == 1)
+        #expect(rig.broker.dispatcher.counters.deadlinesPassed == 0)
     }
 
     @Test("[E8][S7] a slot that does not answer CANCEL is quarantined until its END")
@@ -237,6 +239,8 @@ import Testing
         rig.end(supplier, .deadlineExceeded)
         #expect(rig.hear(client).compactMap(\.end).map(\.code) == [.deadlineExceeded])
         #expect(rig.ended.map(\.status) == [.deadlineExceeded])
+        #expect(rig.shardCounters.cancelsSent == 1)
+        #expect(rig.broker.dispatcher.counters.deadlinesPassed == 1)
     }
 
     @Test("[L7] the loss of a client cancels its tasks")

@@ -1,55 +1,45 @@
 import SluiceSession
 import SluiceWire
 
-/// Any bytes through every decoder of the wire. Nothing may trap, whatever the bytes.
+/// Any bytes as what a connection receives, cut where the first byte says and not cut: both give
+/// the same frames and the same fault, and a header that was read is written as it came.
 package enum FrameFuzz {
-    package static func run(_ bytes: [UInt8]) {
-        // As a stream that is cut in two, as every connection reads.
-        for cut in [0, bytes.count / 2] {
-            var assembler = FrameAssembler()
-            for piece in [Array(bytes[..<cut]), Array(bytes[cut...])] {
-                assembler.append(piece)
-                do {
-                    while let frame = try assembler.next() { decode(frame.payload) }
-                } catch {
-                    break
-                }
-            }
-        }
-        decode(bytes)
+    private struct Outcome {
+        var frames: [ReceivedFrame] = []
+        var fault: WireError?
     }
 
-    /// The payload as if it were that of any kind; what decodes must encode.
-    private static func decode(_ payload: [UInt8]) {
-        let span = payload.span
-        var bytes: [UInt8] = []
-        _ = try? HelloFrame(decoding: span)
-        if let frame = try? WelcomeFrame(decoding: span) { frame.encode(into: &bytes) }
-        if let frame = try? PingFrame(decoding: span) { frame.encode(as: .ping, into: &bytes) }
-        if let frame = try? GoAwayFrame(decoding: span) { frame.encode(into: &bytes) }
-        if let frame = try? ErrorFrame(decoding: span) { frame.encode(into: &bytes) }
-        if let frame = try? OfferFrame(decoding: span) { frame.encode(into: &bytes) }
-        if let frame = try? GrantFrame(decoding: span) { frame.encode(into: &bytes) }
-        if let frame = try? WithdrawFrame(decoding: span) { frame.encode(into: &bytes) }
-        let stream = StreamID(1)
-        if let frame = try? SubmitFrame(decoding: span) {
-            precondition(frame.inlineBody.upperBound <= payload.count)
+    /// One input: at most two readings of the whole of it.
+    package static func run(_ bytes: [UInt8]) {
+        guard let first = bytes.first else { return }
+        let stream = Array(bytes.dropFirst())
+        let cut = Int(first) * (stream.count + 1) / 256
+        let whole = read([stream])
+        let halved = read([Array(stream[..<cut]), Array(stream[cut...])])
+        precondition(whole.fault == halved.fault, "a cut changes the fault")
+        precondition(whole.frames.count == halved.frames.count, "a cut changes the frames")
+        var again: [UInt8] = []
+        for (frame, other) in zip(whole.frames, halved.frames) {
+            precondition(
+                frame.header == other.header && frame.payload == other.payload,
+                "a cut changes a frame")
+            frame.header.encode(into: &again)
+            again += frame.payload
         }
-        if let frame = try? QueuedFrame(decoding: span) {
-            frame.encode(stream: stream, into: &bytes)
+        precondition(stream.starts(with: again), "a frame is not what came")
+    }
+
+    private static func read(_ pieces: [[UInt8]]) -> Outcome {
+        var assembler = FrameAssembler()
+        var outcome = Outcome()
+        do throws(WireError) {
+            for piece in pieces {
+                assembler.append(piece)
+                while let frame = try assembler.next() { outcome.frames.append(frame) }
+            }
+        } catch {
+            outcome.fault = error
         }
-        if let frame = try? AssignFrame(decoding: span) {
-            precondition(frame.inlineBody.upperBound <= payload.count)
-        }
-        if let frame = try? StartedFrame(decoding: span) {
-            frame.encode(stream: stream, into: &bytes)
-        }
-        if let frame = try? EndFrame(decoding: span) { frame.encode(stream: stream, into: &bytes) }
-        if let frame = try? CancelFrame(decoding: span) {
-            frame.encode(stream: stream, into: &bytes)
-        }
-        if let frame = try? CreditFrame(decoding: span) {
-            frame.encode(stream: stream, into: &bytes)
-        }
+        return outcome
     }
 }

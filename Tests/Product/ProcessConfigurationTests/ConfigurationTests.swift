@@ -104,6 +104,16 @@ struct ConfigurationTests {
         #expect(found.first?.hasPrefix("sluice.json") == true)
     }
 
+    @Test("bytes that are no UTF-8 are named as such")
+    func noText() {
+        let before = Array(#"{ "broker": { "port": 1, "#.utf8)
+        let data = Data(before + [0xFF, 0xFF] + Array("} }".utf8))
+        let error = #expect(throws: ConfigurationError.self) {
+            _ = try ConfigurationFile(path: "sluice.json", data: data)
+        }
+        #expect(error?.description.hasPrefix("sluice.json is not text in UTF-8") == true)
+    }
+
     @Test("everything that is wrong is said at once")
     func allProblems() {
         #expect(problems(#"{"broker": {"port": -1, "shards": 0}, "x": 1}"#).count == 3)

@@ -37,6 +37,20 @@ import ContentArena
         second.release(&other)
     }
 
+    @Test func thePoolKnowsTheMostThatWasHeld() throws {
+        let pool = try ChunkPool(chunkCount: 256)
+        #expect(pool.heldBytes == 0 && pool.heldBytesMax == 0)
+        var arena = ChunkArena(pool: pool)
+        var queue = ChunkQueue()
+        check(arena.append([UInt8](repeating: 1, count: 160 * 4_096).span, to: &queue))
+        #expect(pool.heldBytes == 160 * 4_096)
+        arena.release(&queue)
+        #expect(pool.heldBytes <= ChunkArena.cachedChunksMax * 4_096)
+        check(arena.append([UInt8](repeating: 1, count: 4_096).span, to: &queue))
+        #expect(pool.heldBytesMax == 160 * 4_096)
+        arena.release(&queue)
+    }
+
     @Test func anEmptyPoolRefusesAndLosesNothing() throws {
         let pool = try ChunkPool(chunkCount: 40)
         var first = ChunkArena(pool: pool)

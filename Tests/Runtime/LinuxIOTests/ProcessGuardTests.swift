@@ -24,6 +24,20 @@ import LinuxIO
         return left.dropFirst(64).dropLast(64).count { $0 == 0xC7 }
     }
 
+    /// What a thread keeps aside for itself is not overwritten, so it must keep nothing.
+    @Test func whatTheAllocatorIsToldKeepsWhatItWasToldBefore() {
+        let none = "glibc.malloc.tcache_count=0"
+        #expect(ProcessGuard.tunables(after: nil) == none)
+        #expect(ProcessGuard.tunables(after: "") == none)
+        #expect(
+            ProcessGuard.tunables(after: "glibc.malloc.arena_max=2") == "glibc.malloc.arena_max=2:"
+                + none)
+        #expect(ProcessGuard.tunables(after: none) == none)
+        #expect(
+            ProcessGuard.tunables(after: none + ":glibc.malloc.tcache_count=7") == none
+                + ":glibc.malloc.tcache_count=7:" + none)
+    }
+
     /// Control: without it the canary is still there. Both in one test, since it cannot be undone.
     @Test func freedMemoryIsOverwritten() async {
         await #expect(processExitsWith: .success) {

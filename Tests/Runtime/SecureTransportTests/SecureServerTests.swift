@@ -121,12 +121,15 @@ let backends: [BackendKind] = [.ring, .epoll]
         }
         #expect(log.closeReasons == [.tooManyKeyUpdates])
         #expect(log.counters.keyUpdatesRefused == 1)
+        // The allowance, and the one too many; each but that one was answered as it asked.
+        #expect(log.counters.keyUpdatesReceived > 30)
+        #expect((1...log.counters.keyUpdatesReceived).contains(log.counters.keyUpdatesSent))
     }
 
     @Test(arguments: backends) func keysAreChangedByThisSide(_ kind: BackendKind) throws {
         var tls = TLSLimits()
         tls.recordsPerKey = 8
-        _ = try withServer(kind, tls: tls) { port, _ in
+        let log = try withServer(kind, tls: tls) { port, log in
             let client = try TestClient(port: port, context: TestTLS.client())
             try client.handshake()
             for round in 0..<40 {
@@ -135,7 +138,12 @@ let backends: [BackendKind] = [.ring, .epoll]
                 #expect(try client.receive(exactly: 50) == bytes)
             }
             #expect(client.keyUpdatesReceived >= 4)
+            client.close()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
         }
+        #expect(log.counters.keyUpdatesSent >= 4)
+        // This side asked, so the client changed its keys too.
+        #expect(log.counters.keyUpdatesReceived >= 4)
     }
 
     @Test(arguments: backends) func aResetIsSeen(_ kind: BackendKind) throws {

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from faults.cases import Failed, check
 from faults.deployment import Deployment
+from faults.load import raw_hello
 from sluice import Client, wire
 from sluice.client import Refused, Task, TaskFailed
 from sluice.codes import Code
@@ -19,6 +20,7 @@ from sluice.supplier import Assignment, Declined, Offer, Piece, Supplier, Upstre
 from .needles import Canaries
 
 _SECONDS = 30.0
+_TASKS_MAX = 200
 
 
 class Suppliers:
@@ -38,6 +40,7 @@ class Suppliers:
         for name in ("answers", "endless", "refuses", "declines", "breaks", "silent"):
             staying.offer(Offer(name), getattr(self, name), slots=64)
         staying.offer(Offer("narrow"), self.silent, slots=1)
+        staying.offer(Offer("priced", output_price=3_000_000), self.endless, slots=64)
         self.lost = await supplier(1)
         self.lost.offer(Offer("lost"), self.endless, slots=64)
         await asyncio.sleep(0.3)  # until the broker has the offers
@@ -85,20 +88,38 @@ class Suppliers:
         raise RuntimeError("the engine broke")
 
 
+class _Stalled:
+    """Takes what comes and never gives credit."""
+
+    def __init__(self, ended: asyncio.Future[Code]) -> None:
+        self._ended = ended
+
+    def received(self, _: wire.Header, frame: wire.Frame) -> None:
+        """Notes how the task ended."""
+        if isinstance(frame, wire.End) and not self._ended.done():
+            self._ended.set_result(Code(frame.code))
+
+    def lost(self, error: ConnectionLost) -> None:
+        """Its connection should stay."""
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+
 class Drive:
     """The ways a task can end, one after the other; notes how each of them did."""
 
-    def __init__(self, deployment: Deployment, canaries: Canaries) -> None:
+    def __init__(self, deployment: Deployment, canaries: Canaries, payer: str = "") -> None:
         self._deployment = deployment
         self._canaries = canaries
+        self._payer = payer  # the key of an account that prepays
         self.suppliers = Suppliers(canaries)
         self.ends: dict[str, str] = {}
 
-    async def client(self) -> Client:
+    async def client(self, key: str = "") -> Client:
         """A new connection."""
         return await Client.connect(
             self._deployment.host, self._deployment.port, ca_file=self._deployment.ca_file,
-            key=self._deployment.key)
+            key=key or self._deployment.key)
 
     def prompt(self, name: str, copies: int = 3) -> str:
         """A prompt that only this run has."""
@@ -112,6 +133,10 @@ class Drive:
                 code = failure.code
         check(code in expected, f"{name} ended {code.label}")
         self.ends[name] = code.label
+
+    async def end(self, name: str, task: Task) -> None:
+        """How a cancelled task ends that another has begun."""
+        await self._end(name, task, Code.CANCELLED)
 
     # MARK: By the task
 
@@ -139,6 +164,8 @@ class Drive:
             await self._cancels(client)
             await self._supplier_lost(client)
             await self._duplicate(client)
+            await self._queue_full(client)
+        await self._budget()
         await self._connections()
 
     async def _cancels(self, client: Client) -> None:
@@ -166,6 +193,48 @@ class Drive:
         await self._end("idempotency key", first, Code.COMPLETED)
         again = await client.submit("answers", self.prompt("again"), idempotency_key=key)
         await self._end("duplicate", again, Code.DUPLICATE)
+
+    async def _queue_full(self, client: Client) -> None:
+        """Tasks that wait until no answer memory is left: the broker here has little."""
+        waiting: list[Task] = []
+        for number in range(_TASKS_MAX):
+            task = await client.submit(
+                "silent", self.prompt(f"full queue, {number}"), window_bytes=65_536)
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    await task.accepted()
+            except TaskFailed as failure:
+                check(failure.code is Code.QUEUE_FULL, f"ended {failure.code.label}")
+                self.ends["queue full"] = failure.code.label
+                break
+            waiting.append(task)
+        check("queue full" in self.ends, f"{len(waiting)} tasks found room")
+        for task in waiting:
+            task.cancel()
+        for task in waiting:
+            await self._end("cancelled in a full broker", task, Code.CANCELLED)
+
+    async def _budget(self) -> None:
+        """An account that prepays and a task that may cost 40 millionths of a dollar."""
+        async with await self.client(self._payer) as client:
+            task = await client.submit(
+                "priced", self.prompt("spent budget"), budget=40, max_input_tokens=1)
+            await self._end("budget exhausted", task, Code.BUDGET_EXHAUSTED)
+
+    async def stalled(self) -> None:
+        """A reader that gives no more credit: its task ends after 30 s."""
+        deployment = self._deployment
+        session = await Session.open(
+            deployment.host, deployment.port, deployment.ca_file, raw_hello(deployment))
+        ended: asyncio.Future[Code] = asyncio.get_running_loop().create_future()
+        session.start(_Stalled(ended))
+        body = self.prompt("stalled reader").encode()
+        session.send(wire.Submit("endless", len(body), body, credit=16_384, encoding=1), 1)
+        async with asyncio.timeout(90):
+            self.ends["stalled"] = (await ended).label
+        check(self.ends["stalled"] == Code.STALLED.label, f"stalled ended {self.ends['stalled']}")
+        session.close()
+        await session.closed()
 
     # MARK: By the connection
 

@@ -17,14 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from faults.cases import Failed
+from faults.cases import Failed, check
 from faults.deployment import Deployment, Options
+
+from throwaway.postgres import Missing, Postgres
 
 from .against import against
 from .drive import Drive
+from .engine import MODEL, Engine, GatewayWays
 from .media import Search
 from .needles import Canaries
 
@@ -41,6 +45,7 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
     media: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -56,6 +61,17 @@ class Outcome:
         self.notes += [f"not searched: {text}" for text in search.unreadable]
 
 
+    def report(self, search: Search) -> None:
+        """Adds what a search did, and what it found as a report: worker and gateway overwrite what
+        they free, but a connection that stays may keep the last that went over it."""
+        for medium, count in search.media.items():
+            self.media[medium] = self.media.get(medium, 0) + count
+        places = Counter(f"{medium.partition(' (')[0]}: {hit.canary} ({hit.form})"
+                         for medium, hit in search.findings)
+        self.kept |= places
+        self.notes += [f"not searched: {text}" for text in search.unreadable]
+
+
 class Rig:
     """Directories of one run, and the processes in them."""
 
@@ -68,15 +84,23 @@ class Rig:
         options = Options(programs, self.disk, self.shared, backend, ())
         self.deployment = Deployment(options)
         self.canaries = Canaries()
+        self.server: Postgres | None = None
 
     @property
     def directories(self) -> list[pathlib.Path]:
         """Everything that the processes could write to."""
-        return [self.disk, self.shared]
+        return [self.disk, self.shared] + ([self.server.folder] if self.server else [])
+
+    def use_postgres(self) -> None:
+        """Keeps the store on a PostgreSQL server of its own. Raises ``Missing``."""
+        self.server = Postgres().__enter__()
+        self.deployment.store = self.server.url
 
     def remove(self) -> None:
         """Ends the processes and removes the directories."""
         self.deployment.stop()
+        if self.server:
+            self.server.__exit__(None, None, None)
         for folder in (self.disk, self.shared):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,10 +119,12 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
     """
     deployment = rig.deployment
     deployment.make(suppliers=3)
+    payer = deployment.issue_prepaid("payer")
     await deployment.start_sidecar()
     await _start_broker(rig)
-    drive = Drive(deployment, rig.canaries)
+    drive = Drive(deployment, rig.canaries, payer)
     await drive.suppliers.connect(deployment)
+    stalled = asyncio.create_task(drive.stalled())
 
     # A task that runs is in the broker's memory: where the search must find something.
     client, task = await drive.open_task("running task")
@@ -112,6 +138,8 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
     await client.close()
 
     await drive.tasks()
+    await _beside_broker(rig, outcome, drive)
+    await stalled
     await _barrier(deployment)
     outcome.take(await asyncio.to_thread(_search_all, rig))
 
@@ -132,10 +160,51 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
     _plant(rig, outcome)
 
 
+async def _beside_broker(rig: Rig, outcome: Outcome, drive: Drive) -> None:
+    """A real worker in front of an engine, and the gateway in front of the broker: the ways
+    through them, then their memory."""
+    deployment = rig.deployment
+    engine = Engine(rig.canaries)
+    engine.start()
+    try:
+        worker = await deployment.start_worker(
+            "--upstream", engine.url, supplier=2, engine="", slots=16)
+        gateway = await deployment.start_gateway()
+        if _is_root():
+            async with await drive.client() as client:
+                body = {"messages": [{"role": "user", "content": "endless " + drive.prompt(
+                    "a worker's running task")}]}
+                task = await client.submit(MODEL, body)
+                async for _ in task:
+                    break
+                live = Search(rig.canaries)
+                await asyncio.to_thread(live.memory, worker.pid, "worker")
+                outcome.controls["a running task is found in the worker's memory"] = bool(
+                    live.findings)
+                task.cancel()
+                await drive.end("worker, cancelled in the answer", task)
+        ways = GatewayWays(int((await gateway.event("listening"))["port"]), deployment.key,
+                           rig.canaries)
+        await asyncio.to_thread(ways.all)
+        drive.ends |= ways.ends
+        await _barrier(deployment)
+        if _is_root():
+            search = Search(rig.canaries)
+            await asyncio.to_thread(search.memory, worker.pid, "worker")
+            await asyncio.to_thread(search.memory, gateway.pid, "gateway")
+            outcome.report(search)
+        for program in (gateway, worker):
+            program.signal(signal.SIGTERM)
+            check(await program.ended(30) == 0, f"{program.name}: {program.end_status()}")
+    finally:
+        await asyncio.to_thread(engine.stop)
+
+
 async def _start_broker(rig: Rig) -> None:
-    """Where cores would be written and found, if its own guards did not forbid them."""
+    """Where cores would be written and found, if its own guards did not forbid them. With little
+    memory for answers, so that it can be filled."""
     await rig.deployment.start_broker(
-        "--drain-seconds", "2", cwd=str(rig.cores),
+        "--drain-seconds", "2", "--answer-memory", "2", cwd=str(rig.cores),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)))
 
 
@@ -149,6 +218,8 @@ def _search_files(rig: Rig) -> Search:
     search = Search(rig.canaries)
     for directory in rig.directories:
         search.directory(directory)
+    if rig.server:
+        search.content("dump of PostgreSQL", "dump of PostgreSQL", rig.server.dump())
     return search
 
 
@@ -287,7 +358,7 @@ def _show(outcome: Outcome, seconds: float, as_json: bool) -> None:
         print(json.dumps({
             "clean": outcome.is_clean, "ends": outcome.ends, "controls": outcome.controls,
             "findings": outcome.findings, "searchedBytes": outcome.media,
-            "notes": outcome.notes, "seconds": round(seconds, 1)}))
+            "kept": outcome.kept, "notes": outcome.notes, "seconds": round(seconds, 1)}))
         return
     for name, end in outcome.ends.items():
         print(f"driven      {name}: {end}")
@@ -295,6 +366,8 @@ def _show(outcome: Outcome, seconds: float, as_json: bool) -> None:
         print(f"searched    {medium}: {count / 1_048_576:.1f} MiB")
     for name, found in outcome.controls.items():
         print(f"control     {name}: {'found' if found else 'NOT FOUND'}")
+    for name, count in outcome.kept.items():
+        print(f"note: kept, not promised otherwise: {name} at {count} places")
     for note in outcome.notes:
         print(f"note: {note}")
     for finding in outcome.findings[:50]:
@@ -308,6 +381,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="Tools/canary", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--backend", choices=("auto", "ring", "epoll"), default="auto")
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path(
         os.environ.get("SLUICE_PROGRAMS", ROOT / ".build" / "release")))
     own = parser.add_argument_group("against a deployment of your own")
@@ -330,11 +404,15 @@ def main(words: list[str] | None = None) -> int:
         else:
             rig = Rig(options.programs, options.backend)
             try:
+                if options.store == "postgres":
+                    rig.use_postgres()
                 asyncio.run(suite(rig, outcome))
             finally:
                 rig.remove()
-            negative_controls(options, outcome)
-    except (Failed, TimeoutError) as failure:
+            # They do not look at the store.
+            if options.store == "sqlite":
+                negative_controls(options, outcome)
+    except (Failed, Missing, TimeoutError) as failure:
         print(f"canary: {failure or 'a step took too long'}", file=sys.stderr)
         return 2
     _show(outcome, time.monotonic() - began, options.json)

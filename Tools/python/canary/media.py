@@ -103,6 +103,10 @@ class Search:
                             self._stream("database cells", place, iter([(0, cell)]))
             database.close()
 
+    def content(self, medium: str, place: str, data: bytes) -> None:
+        """What was read from somewhere else."""
+        self._stream(medium, place, iter([(0, data)]))
+
     # MARK: Memory
 
     def memory(self, pid: int, name: str) -> None:

@@ -217,6 +217,13 @@ class Deployment:
         return str(json.loads(self._command(
             "key", "issue", "--data", str(self.data), "--account", account))["secret"])
 
+    def issue_prepaid(self, account: str) -> str:
+        """A client key of an account that prepays, with ten dollars."""
+        place = ("--data", str(self.data))
+        self._command("account", "create", account, "--prepaid", *place)
+        self._command("wallet", "topup", account, "--usd", "10", "--reference", account, *place)
+        return self.issue(account)
+
     @property
     def ca_file(self) -> str:
         """What peers trust."""
@@ -256,6 +263,8 @@ class Deployment:
 
     def launch_sidecar(self, *options: str, prefix: Sequence[str] = (), **popen: Any) -> Program:
         """Starts a sidecar without waiting for it."""
+        if self.store:
+            popen.setdefault("env", os.environ | {"SLUICE_STORE": self.store})
         self._sidecar = self._start(
             "sidecar", [*prefix, str(self.options.programs / "sluice-sidecar"), "--data",
                         str(self.data), "--run", str(self.run), *options], **popen)
@@ -276,12 +285,22 @@ class Deployment:
             f"worker-{self._number}",
             [*prefix, str(self.options.programs / "sluice-worker"),
              "--broker", f"{self.host}:{self.port}", "--ca", self.ca_file,
-             "--token-file", str(token), "--engine", engine, "--slots", str(slots),
+             "--token-file", str(token), *(("--engine", engine) if engine else ()),
+             "--slots", str(slots),
              "--input-price", "1000000", "--output-price", "2000000", *options],
             events_on_stderr=True)
         await worker.event("connected")
         await asyncio.sleep(0.2)  # its offers follow right behind
         return worker
+
+    async def start_gateway(self, *options: str) -> Program:
+        """Starts a gateway and waits until it listens."""
+        gateway = self._start(
+            "gateway", [str(self.options.programs / "sluice-gateway"),
+                        "--broker", f"{self.host}:{self.port}", "--ca", self.ca_file,
+                        "--port", "0", *options])
+        await gateway.event("listening")
+        return gateway
 
     async def start_silent_supplier(self, model: str, slots: int, supplier: int = 0) -> Program:
         """Starts a process that takes tasks and never answers one."""

@@ -23,14 +23,14 @@ import traceback
 from typing import Any
 
 from . import (
-    backups, database, descriptors, network, readers, shutdown, stages, storage, suppliers,
+    backups, database, descriptors, limits, network, readers, shutdown, stages, storage, suppliers,
     surroundings,
 )
 from .cases import CASES, PATIENCE, Case, Failed, Skipped
 from .deployment import Deployment, Options
 
-_FAMILIES = (storage, database, backups, readers, suppliers, network, descriptors, surroundings,
-             shutdown, stages)
+_FAMILIES = (storage, database, backups, readers, suppliers, network, descriptors, limits,
+             surroundings, shutdown, stages)
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 _SHARED_MEMORY = "/dev/shm"
 _KILL_AFTER = 10.0  # seconds beyond a case's own bound

@@ -410,3 +410,61 @@ def slow_uploads(offender: Offender) -> None:
         peer = None
     if peer is not None:
         peer.close()
+
+
+# MARK: Suppliers
+
+
+@flood("a supplier's TOKENS frames with neither tokens nor payload, in a running task",
+       "none is forwarded; ERROR flood after 1,000 and what is regained [L9] [L10], its task ends "
+       "supplier_lost; once its breaker is open it gets no task, and the same frames are ERROR "
+       "unexpected_frame [E10]",
+       ("protocolErrors", "connectionsCut", "tasksEnded"), ("flood", "supplier_lost"))
+def empty_tokens(offender: Offender) -> None:
+    """Its client asks for its own model and must get no frame of it."""
+    batch = wire.pack(wire.Tokens(b""), 1) * _BATCH
+    target = offender.target
+    asked: Peer | None = None
+    while offender.goes_on():
+        with _ends_with_connection(offender):
+            supplier = Peer(target, offender.tls())
+            offender.connections += 1
+            supplier.hello(wire.Hello(Role.SUPPLIER, 2, target.tokens[0].encode(), 1 << 16))
+            supplier.say(wire.Offer(1, "hollow"))
+            supplier.say(wire.Grant(1, 1))
+            if asked is None:
+                asked = offender.peer()
+            with contextlib.suppress(Failed):
+                time.sleep(0.05)  # until the offer stands
+                asked.say(wire.Submit("hollow", 1, b"x", credit=1 << 30), 1)
+                supplier.expect(wire.Assign, seconds=0.5)
+            while offender.goes_on():
+                supplier.send(batch)
+                offender.sent += _BATCH
+                if not offender.take(supplier):
+                    break
+            else:
+                supplier.close()
+        # How the task ended that the supplier had, or why there was none.
+        if asked is not None and not _hear_of(offender, asked):
+            asked = None
+    if asked is not None:
+        asked.close()
+
+
+def _hear_of(offender: Offender, asked: Peer) -> bool:
+    """Waits for the END of the client's task. False when its stream cannot be used again."""
+    try:
+        limit = time.monotonic() + 0.5
+        while time.monotonic() < limit:
+            if (seen := asked.next(0.1)) is None:
+                continue
+            if isinstance(seen.frame, wire.Tokens):
+                raise AssertionError("an empty TOKENS frame was forwarded")
+            if isinstance(seen.frame, wire.End):
+                offender.codes[Code(seen.frame.code).label] += 1
+                return True
+    except Closed:
+        return False
+    asked.close(clean=False)
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -21,31 +22,38 @@ from faults.load import serve_paced
 
 from .kinds import FLOODS, LATE_SECONDS, Flood
 from .neighbours import Neighbours
+from .offender import BURNER
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 _SHARED_MEMORY = "/dev/shm"
 _MIB = 1 << 20
 _BODY_MIB, _ANSWER_MIB = 128, 128
 _QUIET_SECONDS = 2.0
+_BURNING_SECONDS = 2.0
 _OFFENDER_SECONDS = 20.0  # beyond its time, until it has seen what it still must see
 # What a gauge or the neighbours themselves change says nothing of the offender.
 _SHOWN = ("connectionsAccepted", "connectionsCut", "handshakesCompleted", "handshakesFailed",
           "protocolErrors", "tasksAccepted", "tasksEnded", "tasksCompleted",
-          "tasksRefused", "readersStalled", "lateFramesIgnored")
+          "tasksRefused", "readersStalled", "lateFramesIgnored", "cancelsSent",
+          "keyUpdatesReceived")
 
 
-def memory_bound(before: int, connections: int) -> int:
-    """ARCHITECTURE.md, "Memory", of one shard with the flags given here, in bytes.
+def memory_bound(before: int, content: int, connections: int, established: int,
+                 tasks: int) -> int:
+    """ARCHITECTURE.md, "Memory", for what was in use, in bytes.
 
-    ``before`` is what the broker had when its neighbours were served; ``connections`` the most
-    that were open at once. A TLS session is taken as 64 KiB.
+    ``before`` is what the broker had when its neighbours were served; ``content`` how much the
+    content memory has grown since then, as the broker counts it; ``connections`` the most that
+    were open at once, ``established`` those of them that came past TLS, ``tasks`` the most tasks
+    that were open. The counters are read 20 times a second, so what came in between is allowed for.
     """
-    content = (_BODY_MIB + _ANSWER_MIB + 64 + 32 + 16) * _MIB
-    records = 34 * _MIB
-    accounts = 2 * (6 * _MIB) // 10
-    matching = 18 * _MIB
-    each = (64 + 2 * 64 + 256) * 1_024
-    return before + content + records + accounts + matching + connections * each
+    session = 64 * 1_024  # a TLS session in its handshake, with its certificate chain
+    records = 34 * 1_024  # its two record buffers
+    waiting = (2 * 64 + 256) * 1_024  # ciphertext sealed and being sent, control frames that wait
+    task = 2 * 1_024
+    allowance = 4 * _MIB
+    return (before + content + connections * session + min(connections, 1_024) * records
+            + established * waiting + tasks * task + allowance)
 
 
 class _Gauges:
@@ -61,7 +69,8 @@ class _Gauges:
     async def _watch(self) -> None:
         while True:
             self.memory = max(self.memory, self._deployment.broker.memory_bytes())
-            for name in ("connectionsOpen", "tasksOpen", "tasksQueued", "slotsInUse"):
+            for name in ("connectionsOpen", "tasksOpen", "tasksQueued", "slotsInUse",
+                         "bodyBytesInUse", "reserveBytesInUse", "arenaBytesMax"):
                 self.peaks[name] = max(self.peaks.get(name, 0), self._deployment.statistic(name))
             self.connections = self.peaks["connectionsOpen"]
             await asyncio.sleep(0.05)
@@ -76,16 +85,49 @@ def _counters(deployment: Deployment) -> dict[str, int]:
     return {name: deployment.statistic(name) for name in COUNTERS}
 
 
+def _processor_seconds(*programs: Program) -> float:
+    """Processor time that these processes have used; 0 for one that has ended."""
+    ticks = 0
+    for program in programs:
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{program.pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class _Spent:
+    """Processor time of everybody in one stretch of time."""
+
+    def __init__(self, deployment: Deployment, worker: Program) -> None:
+        self._programs = {"broker": deployment.broker, "sidecar": deployment.sidecar,
+                          "worker": worker}
+        self._began, self._before = time.monotonic(), self._now()
+
+    def _now(self) -> dict[str, float]:
+        now = {name: _processor_seconds(program) for name, program in self._programs.items()}
+        # The neighbours and the paced supplier are this process.
+        now["neighbours"] = time.process_time()
+        return now
+
+    def shares(self, offender: Program) -> dict[str, float]:
+        """Parts of one processor, the offender's among them; call while it is not waited for."""
+        seconds = max(time.monotonic() - self._began, 0.001)
+        used = {name: (now - self._before[name]) / seconds for name, now in self._now().items()}
+        used["offender"] = _processor_seconds(offender) / seconds
+        return {name: round(part, 2) for name, part in used.items()}
+
+
 async def _flood(flood: Flood, seconds: float, deployment: Deployment,
                  result: dict[str, Any]) -> None:
     """Runs one flood; fills ``result`` as far as it comes. Raises ``Failed``."""
-    deployment.make(suppliers=2)
+    deployment.make(suppliers=3)
     key_file = deployment.certificates / "offender.key"
     key_file.write_text(deployment.issue("offender") + "\n")
     key_file.chmod(0o600)
     await deployment.start_sidecar()
     await deployment.start_broker()
-    await deployment.start_worker(slots=2_048)
+    worker = await deployment.start_worker(slots=2_048)
     supplier = await serve_paced(deployment, token=1)
     supplier.grant(1_024)
     neighbours = Neighbours(deployment)
@@ -95,24 +137,34 @@ async def _flood(flood: Flood, seconds: float, deployment: Deployment,
     await asyncio.sleep(_QUIET_SECONDS)
     neighbours.check()
     quiet = neighbours.next_times()
+    # The same core in use, but not a byte for the broker: what of the neighbours' wait is the
+    # machine's.
+    burner = _start_offender(BURNER, _BURNING_SECONDS, deployment)
+    spent = _Spent(deployment, worker)
+    result["processorBurning"] = await _beside(burner, neighbours, _BURNING_SECONDS, spent)
+    burning = neighbours.next_times()
     gauges = _Gauges(deployment)
     before, memory = _counters(deployment), gauges.memory
-    offender = deployment.start_module(
-        "offender", "floods.offender", flood.name, deployment.host, str(deployment.port),
-        deployment.ca_file, str(key_file), f"{seconds:g}")
-    await _beside(offender, neighbours, PATIENCE * (seconds + _OFFENDER_SECONDS))
+    offender = _start_offender(flood.name, seconds, deployment)
+    spent = _Spent(deployment, worker)
+    result["processor"] = await _beside(offender, neighbours, seconds, spent)
     beside = neighbours.next_times()
     await gauges.stop()
     status = await offender.ended(5)
     check(status == 0, f"the offender failed: {offender.log_text()[-600:]}")
     done = offender.events()[-1]
+    await asyncio.sleep(0.25)  # the broker reports ten times a second
     after = _counters(deployment)
     grown = {name: after[name] - before[name] for name in _SHOWN if after[name] != before[name]}
-    bound = memory_bound(memory, gauges.connections)
+    established = min(gauges.connections, 8 + grown.get("handshakesCompleted", 0))
+    bound = memory_bound(
+        memory, after["arenaBytesMax"] - before["arenaBytesMax"], gauges.connections, established,
+        gauges.peaks.get("tasksOpen", 0))
     result.update(
         sent=done["sent"], sentPerSecond=round(done["sent"] / seconds),
         connections=done["connections"], closedByBroker=done["closed"], answers=done["codes"],
-        counted=grown, peaks=gauges.peaks, quiet=quiet.summary(), beside=beside.summary(),
+        counted=grown, peaks=gauges.peaks, quiet=quiet.summary(), burning=burning.summary(),
+        beside=beside.summary(),
         memory={"before": memory, "highest": gauges.memory, "bound": bound})
     check(done["sent"] > 0, "the flood sent nothing")
     await neighbours.stop()
@@ -131,14 +183,28 @@ async def _flood(flood: Flood, seconds: float, deployment: Deployment,
     check(not lost, f"{len(lost)} answers of neighbours have no record of completion")
 
 
-async def _beside(offender: Program, neighbours: Neighbours, seconds: float) -> None:
-    """Waits for the offender's end; raises what breaks a neighbour meanwhile."""
-    limit = time.monotonic() + seconds
+def _start_offender(name: str, seconds: float, deployment: Deployment) -> Program:
+    return deployment.start_module(
+        "offender", "floods.offender", name, deployment.host, str(deployment.port),
+        deployment.ca_file, str(deployment.certificates / "offender.key"),
+        str(deployment.certificates / "supplier-2.token"), f"{seconds:g}")
+
+
+async def _beside(offender: Program, neighbours: Neighbours, seconds: float,
+                  spent: _Spent) -> dict[str, float]:
+    """Waits for the offender's end; raises what breaks a neighbour meanwhile. Answers who used
+    how much of the processors while it ran.
+    """
+    limit = time.monotonic() + PATIENCE * (seconds + _OFFENDER_SECONDS)
+    shares = spent.shares(offender)
     while offender.running:
         check(time.monotonic() < limit, "the offender did not end")
         neighbours.check()
+        shares = spent.shares(offender)
         await asyncio.sleep(0.05)
     neighbours.check()
+    offender.expected_end = True
+    return shares
 
 
 def _check_met(flood: Flood, seconds: float, answers: dict[str, int],
@@ -187,15 +253,20 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         return
     print(f"{result['verdict']:8}{result['flood']:20}", end="")
     if "memory" in result:
-        quiet, beside, memory = result["quiet"], result["beside"], result["memory"]
+        beside, memory = result["beside"], result["memory"]
         print(f"{result['sentPerSecond']:8}/s  "
-              f"first {quiet['firstTokenP99Ms']:6.1f} → {beside['firstTokenP99Ms']:6.1f} ms  "
-              f"gap {quiet['gapP99Ms']:6.1f} → {beside['gapP99Ms']:6.1f} ms  "
+              f"first {_three(result, 'firstTokenP99Ms')} ms  gap {_three(result, 'gapP99Ms')} ms  "
               f"{beside['tasks']:5} tasks  "
               f"{memory['before'] >> 20:4} → {memory['highest'] >> 20} of "
               f"{memory['bound'] >> 20} MiB  {_words(result['answers'])}; "
-              f"{_words(result['counted'])}", end="")
+              f"{_words(result['counted'])}; processors: "
+              + ", ".join(f"{name} {part:.2f}" for name, part in result["processor"].items()),
+              end="")
     print(f"  FAILED: {result['reason']}" if "reason" in result else "", flush=True)
+
+
+def _three(result: dict[str, Any], name: str) -> str:
+    return " → ".join(f"{result[part][name]:6.1f}" for part in ("quiet", "burning", "beside"))
 
 
 def _words(counted: dict[str, int]) -> str:
@@ -238,8 +309,8 @@ def main() -> int:
     chosen = list(dict.fromkeys(arguments.floods)) or list(FLOODS)
     failed = 0
     if not arguments.json:
-        print("        flood                   sent  neighbours' p99, quiet → beside the flood"
-              "                          memory; what the offender saw; what was counted")
+        print("        flood                   sent  neighbours' p99, quiet → beside a burner → "
+              "beside the flood; memory; what the offender saw; what was counted; processors")
     with concurrent.futures.ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
         jobs = [pool.submit(_run, FLOODS[name], arguments) for name in chosen]
         for job in concurrent.futures.as_completed(jobs):

@@ -13,10 +13,11 @@ struct ArenaBudget {
         answerFreeBytes = answerBytes
     }
 
-    /// What is promised, bodies and answers together.
-    var reservedBytes: Int {
-        bodyBytesMax - bodyFreeBytes + answerBytesMax - answerFreeBytes
-    }
+    /// What is promised to bodies.
+    var reservedBodyBytes: Int { bodyBytesMax - bodyFreeBytes }
+
+    /// What is promised to answers.
+    var reservedAnswerBytes: Int { answerBytesMax - answerFreeBytes }
 
     func fitsBody(_ byteCount: Int) -> Bool { byteCount <= bodyFreeBytes }
 

@@ -85,6 +85,7 @@ extension Dispatcher {
         out.journal.append(.ended(slot: report.task, record))
         counters.ended += 1
         if report.status == .completed { counters.completed += 1 }
+        if report.status == .deadlineExceeded { counters.deadlinesPassed += 1 }
         settle(report.task, report.status, usage, nowUs: nowUs)
         if tasks[index].keyPlace != noIndex {
             idempotency.ended(

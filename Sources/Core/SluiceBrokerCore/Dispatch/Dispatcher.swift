@@ -87,7 +87,13 @@ package struct Dispatcher: ~Copyable {
     }
 
     /// Arena bytes that admitted and running tasks hold, bodies and answers of all shards.
-    package var reservedBytes: Int { arenas.reservedBytes }
+    package var reservedBytes: Int { reservedBodyBytes + reservedAnswerBytes }
+
+    /// Content memory that open tasks' bodies have been promised, in whole chunks.
+    package var reservedBodyBytes: Int { arenas.reservedBodyBytes }
+
+    /// Content memory that open tasks' answers have been promised, in whole chunks.
+    package var reservedAnswerBytes: Int { arenas.reservedAnswerBytes }
 
     /// Breakers that let nothing through now.
     package var breakersOpen: Int { openBreakers.count }

@@ -205,6 +205,8 @@ package struct DispatchCounters: Equatable, Sendable {
     package var accepted: UInt64 = 0
     package var ended: UInt64 = 0
     package var completed: UInt64 = 0
+    /// Tasks that ended because their deadline had passed.
+    package var deadlinesPassed: UInt64 = 0
     package var refused: UInt64 = 0
     /// Refusals that the journal had no room for.
     package var refusalsUnwritten: UInt64 = 0

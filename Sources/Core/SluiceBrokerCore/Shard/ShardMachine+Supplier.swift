@@ -97,6 +97,7 @@ extension ShardMachine {
             return post(.undelivered(client), to: client.shard, nowUs: nowUs, out: &out)
         }
         suppliers[slot].phase = .cancelled
+        counters.cancelsSent += 1
         unready(supplier: bound)
         supplierTimers.schedule(bound, atMs: nowUs / 1_000 + WireLimits.cancelGraceMs)
         // Sending may cut the supplier's connection; its streams end when it is closed.

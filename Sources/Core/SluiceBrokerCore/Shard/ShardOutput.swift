@@ -95,6 +95,8 @@ package struct ShardCounters: Equatable, Sendable {
     package var relayedMessages: UInt64 = 0
     package var relayedFrames: UInt64 = 0
     package var quarantinedSlots: UInt64 = 0
+    /// CANCEL frames to suppliers.
+    package var cancelsSent: UInt64 = 0
 
     package init() {}
 
@@ -112,6 +114,7 @@ package struct ShardCounters: Equatable, Sendable {
         protocolErrors &+= other.protocolErrors
         stalledReaders &+= other.stalledReaders
         quarantinedSlots &+= other.quarantinedSlots
+        cancelsSent &+= other.cancelsSent
         relayedMessages &+= other.relayedMessages
         relayedFrames &+= other.relayedFrames
     }
