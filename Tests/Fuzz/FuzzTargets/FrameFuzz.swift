@@ -31,6 +31,8 @@ package enum FrameFuzz {
         if let frame = try? OfferFrame(decoding: span) { frame.encode(into: &bytes) }
         if let frame = try? GrantFrame(decoding: span) { frame.encode(into: &bytes) }
         if let frame = try? WithdrawFrame(decoding: span) { frame.encode(into: &bytes) }
+        if let frame = try? AskFrame(decoding: span) { frame.encode(into: &bytes) }
+        if let frame = try? ReportFrame(decoding: span) { frame.encode(into: &bytes) }
         let stream = StreamID(1)
         if let frame = try? SubmitFrame(decoding: span) {
             precondition(frame.inlineBody.upperBound <= payload.count)
