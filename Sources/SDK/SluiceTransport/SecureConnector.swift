@@ -15,9 +15,19 @@ package struct SecureConnector: Connector {
 
     /// Reads the trusted certificates once.
     package init(trust: BrokerTrust) throws(TransportError) {
+        context = try Self.context(trust)
+        serverName = trust.serverName
+    }
+
+    /// What a handshake with a broker offers and asks. One that does not verify believes every
+    /// certificate: only to see which one is shown, never to send something.
+    static func context(
+        _ trust: BrokerTrust, verifies: Bool = true
+    ) throws(TransportError) -> NIOSSLContext {
         var configuration = TLSConfiguration.makeClientConfiguration()
         configuration.minimumTLSVersion = .tlsv13
         configuration.applicationProtocols = [WireLimits.applicationProtocol]
+        if !verifies { configuration.certificateVerification = .none }
         do {
             switch trust.roots {
             case .system: configuration.trustRoots = .default
@@ -26,11 +36,10 @@ package struct SecureConnector: Connector {
                 configuration.trustRoots = .certificates(
                     try NIOSSLCertificate.fromPEMBytes(bytes))
             }
-            context = try NIOSSLContext(configuration: configuration)
+            return try NIOSSLContext(configuration: configuration)
         } catch {
             throw .unreadableTrust
         }
-        serverName = trust.serverName
     }
 
     package func dial(_ address: BrokerAddress) async throws(TransportError) -> any BytePipe {
@@ -71,7 +80,7 @@ package struct SecureConnector: Connector {
     }
 
     /// TLS names hosts, not addresses; an address is checked against the certificate's own list.
-    private static func isAddress(_ host: String) -> Bool {
+    static func isAddress(_ host: String) -> Bool {
         (try? SocketAddress(ipAddress: host, port: 0)) != nil
     }
 }
