@@ -147,7 +147,8 @@ let modules: [Module] = [
         ]),
     Module(.product, "JSONScanning"),
     Module(
-        .product, "Worker", uses: ["SluiceWire", "SluiceSupplier", "JSONScanning"],
+        .product, "Worker",
+        uses: ["SluiceWire", "SluiceTransport", "SluiceSupplier", "JSONScanning"],
         packages: [asyncHTTPClient, nioCore, nioHTTP1, logging],
         resources: [.embedInCode("Resources/demo.txt")]),
     Module(
@@ -184,7 +185,8 @@ let modules: [Module] = [
         uses: ["LinuxIO", "TLSEngine", "Store", "Sidecar", "ProcessConfiguration"],
         packages: [argumentParser]),
     Module(
-        .command, "sluice-worker", uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker"],
+        .command, "sluice-worker",
+        uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker", "ProcessConfiguration"],
         packages: [argumentParser, logging]),
     Module(
         .command, "sluice-gateway", uses: ["LinuxIO", "SluiceClient", "Gateway"],
@@ -342,7 +344,7 @@ let testTargets: [Target] = [
         packages: [grdb]),
     tests(
         "WorkerTests", in: "Product",
-        uses: ["SluiceWire", "SluiceSupplier", "JSONScanning", "Worker"],
+        uses: ["SluiceWire", "SluiceTransport", "SluiceSupplier", "JSONScanning", "Worker"],
         packages: [nioCore, nioPosix, nioHTTP1]),
     tests("JSONScanningTests", in: "Product", uses: ["JSONScanning"]),
     tests(

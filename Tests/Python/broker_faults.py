@@ -345,6 +345,7 @@ def grants_at_once(_link: Link, way: str, header: wire.Header, payload: bytes) -
 
 
 _loses("forgets-withdraw", "WITHDRAW has no effect", TO_BROKER, Kind.WITHDRAW)
+_loses("never-reports", "ASK stays without an answer", FROM_BROKER, Kind.REPORT)
 
 
 def _folded(offset: int) -> Callable[[bytes], bytes]:

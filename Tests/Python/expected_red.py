@@ -68,6 +68,7 @@ EXPECTED: dict[str, set[str]] = {
     "grants-more": {"grant-bounds-open-streams", "connection-grant-bounds-all-offers",
                     "lower-grant-takes-nothing-back"},
     "grants-at-once": {"nothing-before-a-grant", "cancel-in-the-queue"},
+    "never-reports": {"supplier-learns-how-it-stands", "reports-at-most-once-a-second"},
     "forgets-withdraw": {"withdrawn-offer-goes-on", "no-such-offer"},
     "folds-case": {"names-compared-byte-by-byte"},
     "punishes-declined": {"declined-is-no-fault", "codes-of-suppliers"},

@@ -8,7 +8,7 @@ import ssl
 import sys
 import tempfile
 import unittest
-from typing import Any
+from typing import Any, cast
 
 import captures
 from captures import BROKER_PORT, Dissected, dissect, run_tshark, write_capture
@@ -42,7 +42,10 @@ def expected(frame: wire.Frame, shown: bool) -> dict[str, list[Any]]:
         value = getattr(frame, each.name)
         if each.name in _LENGTHS:
             found[_LENGTHS[each.name]] = [len(value)]
-        if each.name in _PARTS:
+        if each.name == "counts":
+            found["count.number"] = [number for number, _ in value]
+            found["count.value"] = [count for _, count in value]
+        elif each.name in _PARTS:
             for name, part in zip(_PARTS[each.name], value):
                 found[name] = [part]
         elif each.name not in (*_LENGTHS, *_SECRETS):
@@ -261,6 +264,10 @@ def session(lab: Lab) -> Running:
         client.expect_end(Code.MODEL_UNKNOWN, 4)
     client.send(wire.Header(3, 0x30, Flag.IGNORABLE, 9, 77).pack() + b"new")
     client.alive()
+    supplier.say(wire.Ask(9), flags=Flag.IGNORABLE)
+    while cast(wire.Report, supplier.expect(
+            wire.Report, skip=(wire.Body, wire.Credit)).frame).rows_left:
+        pass
     supplier.say(wire.Withdraw(1))
     supplier.say(wire.GoAway(Code.SHUTTING_DOWN, 5_000))
     supplier.alive(skip=(wire.Body, wire.Credit))

@@ -36,6 +36,9 @@ def value_of(name: str, value: Any) -> Any:
         return int(value)
     if name == "affinity_keys":
         return tuple(bytes.fromhex(key) for key in value)
+    if name == "counts":
+        pairs = [count.split("=") for count in value.split(",") if count]
+        return tuple((int(number), int(count)) for number, count in pairs)
     if name == "trace":
         return tuple(int(number) for number in value)
     return value

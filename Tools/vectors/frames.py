@@ -7,7 +7,7 @@ import struct
 
 KINDS = {
     "HELLO": 0x01, "WELCOME": 0x02, "PING": 0x03, "PONG": 0x04, "GO-AWAY": 0x05, "ERROR": 0x06,
-    "OFFER": 0x10, "GRANT": 0x11, "WITHDRAW": 0x12,
+    "OFFER": 0x10, "GRANT": 0x11, "WITHDRAW": 0x12, "ASK": 0x18, "REPORT": 0x19,
     "SUBMIT": 0x20, "BODY": 0x21, "QUEUED": 0x22, "ASSIGN": 0x23, "STARTED": 0x24,
     "TOKENS": 0x25, "END": 0x26, "CANCEL": 0x27, "CREDIT": 0x28, "RESUME": 0x2F,
 }
@@ -76,6 +76,18 @@ def grant(offer, slots):
 
 def withdraw(offer):
     return struct.pack("<I", offer)
+
+
+def ask(question, reserved=0):
+    return struct.pack("<II", question, reserved)
+
+
+def report(question=1, rows_left=0, model=b"", counts=(), reserved=0, model_bytes=None,
+           count_number=None, tail=b""):
+    return struct.pack(
+        "<IHHHH", question, rows_left, len(model) if model_bytes is None else model_bytes,
+        len(counts) if count_number is None else count_number, reserved,
+    ) + model + b"".join(struct.pack("<HQ", *count) for count in counts) + tail
 
 
 def submit(operation=1, encoding=1, priority=128, preference=0, body_bytes=None, deadline=0,

@@ -351,6 +351,60 @@ def supply():
     trailing("WITHDRAW", f.withdraw(1))
 
 
+# ASK, REPORT
+
+def report_case(name, rule, description, canonical=True, **values):
+    v = dict(question=1, rows_left=0, model=b"", counts=()) | values
+    fields = {"question": v["question"], "rowsLeft": v["rows_left"], "model": v["model"].decode(),
+              "counts": ",".join(f"{number}={value}" for number, value in v["counts"])}
+    add(name, rule, description, "REPORT", f.report(**v), fields, flags=0x80, canonical=canonical)
+
+
+def standing():
+    for question in (0, 7, U32):
+        add(f"question-{question}", "S14", "a question", "ASK", f.ask(question),
+            {"question": question}, flags=0x80)
+    add("without-ignorable", "F3", "a broker that knows the kind needs no flag", "ASK", f.ask(7),
+        {"question": 7}, canonical=False)
+    add("reserved-ignored", "F2", "a reserved field that is not 0", "ASK", f.ask(7, U32),
+        {"question": 7}, flags=0x80, canonical=False)
+    truncations("ASK", f.ask(1), [0, 3, 4, 7])
+    trailing("ASK", f.ask(1))
+
+    report_case("minimum", "S15", "a row without numbers, the only one")
+    report_case("whole", "S15", "a supplier as a whole; one row follows", question=7, rows_left=1,
+                counts=((1, 1_790_000_000_000), (2, 1_789_990_000_000), (3, 1), (4, 1), (5, 8),
+                        (6, 2), (8, 120), (9, 110), (10, 3), (11, 1), (12, 6), (13, 48_000),
+                        (14, 64_000), (15, 51_234), (16, 1_234), (17, 0), (43, 40)))
+    report_case("model", "S16", "one of its models, with what it lost", question=7,
+                model=b"llama-3.1-8b", counts=((4, 1), (5, 8), (6, 2), (7, 3), (8, 120), (32, 2),
+                                               (37, 17), (40, 9), (43, 40), (44, U64)))
+    report_case("unknown-numbers", "S16", "numbers of a later time are passed over",
+                counts=((21, 1), (45, 2), (U16, U64)))
+    report_case("maximum", "S15", "the largest of everything", question=U32, rows_left=U16,
+                model=MODEL_LONGEST, counts=tuple((number, U64) for number in range(256)))
+    add("reserved-ignored", "F2", "a reserved field that is not 0", "REPORT",
+        f.report(reserved=U16), {"question": 1, "rowsLeft": 0, "model": "", "counts": ""},
+        flags=0x80, canonical=False)
+    malformed("counts-too-many", "F4", "257 numbers", "REPORT",
+              f.report(counts=tuple((number, 0) for number in range(257))), "value_out_of_range")
+    malformed("number-twice", "F4", "the same number twice", "REPORT",
+              f.report(counts=((8, 1), (8, 1))), "value_out_of_range")
+    malformed("numbers-disordered", "F4", "numbers out of order", "REPORT",
+              f.report(counts=((9, 1), (8, 1))), "value_out_of_range")
+    malformed("model-too-long", "S1", "a name of 89 bytes", "REPORT",
+              f.report(model=b"m" * 89), "invalid_text")
+    malformed("model-byte-20", "S1", "a byte that a name must not have", "REPORT",
+              f.report(model=b"m x"), "invalid_text")
+    malformed("model-passes-end", "F4", "more name declared than there is", "REPORT",
+              f.report(model_bytes=1), "truncated")
+    malformed("counts-pass-end", "F4", "more numbers declared than there are", "REPORT",
+              f.report(count_number=1), "truncated")
+    truncations("REPORT", f.report(model=b"m", counts=((8, 1),)),
+                [0, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15, 22])
+    trailing("REPORT", f.report(model=b"m", counts=((8, 1),)))
+
+
 # SUBMIT, QUEUED
 
 SUBMIT_EXTENSIONS = {
@@ -692,7 +746,7 @@ def write(folder, vectors):
 
 
 if __name__ == "__main__":
-    for build in (hello, welcome, ping_and_pong, go_away, error, supply, submit, assign, content,
+    for build in (hello, welcome, ping_and_pong, go_away, error, supply, standing, submit, assign, content,
                   ending, unknown, oversize):
         build()
     print(write("valid", valid), "valid,", write("invalid", invalid), "invalid")

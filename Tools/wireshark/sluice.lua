@@ -96,6 +96,10 @@ local KINDS = {
             { "model_bytes", 2 }, EXTENSIONS } },
     [0x11] = { name = "GRANT", rows = { { "offer", 4 }, { "slots", 4, 0, 65536 } } },
     [0x12] = { name = "WITHDRAW", rows = { { "offer", 4 } } },
+    [0x18] = { name = "ASK", rows = { { "question", 4 }, { "reserved", 4 } } },
+    [0x19] = { name = "REPORT", tail = { "model", "counts" }, no_model = true,
+        rows = { { "question", 4 }, { "rows_left", 2 }, { "model_bytes", 2 },
+            { "counts", 2, 0, 256 }, { "reserved", 2 } } },
     [0x20] = { name = "SUBMIT", task = true, tail = { "model", "extensions", "body" },
         known = { 0x0011, 0x0016, 0x8010, 0x8012, 0x8013, 0x8014, 0x8015, 0x8017 },
         rows = { OPERATIONS, ENCODINGS, { "priority", 1 }, { "preference", 1, 0, 3 },
@@ -164,6 +168,8 @@ end
 
 declare("credential", "bytes", "credential")
 declare("model", "string", "model")
+declare("count.number", "uint16", "Number")
+declare("count.value", "uint64", "Value")
 declare("body", "bytes", "body")
 declare("body_here_bytes", "uint32", "body bytes in this frame")
 declare("content", "bytes", "content")
@@ -343,7 +349,8 @@ local function check_values(kind, values)
         return "value_out_of_range" -- [N1]
     end
     if kind.holds and not kind.holds(values) then return "value_out_of_range" end
-    if values.model_bytes and (values.model_bytes < 1 or values.model_bytes > MODEL_MAX) then
+    local least = kind.no_model and 0 or 1
+    if values.model_bytes and (values.model_bytes < least or values.model_bytes > MODEL_MAX) then
         return "invalid_text"
     end
 end
@@ -357,18 +364,34 @@ local function show_content(tree, range, size, name, length_name)
     end
 end
 
+-- Numbers of a report's row with their values; false where they do not rise.
+local function show_counts(tree, range, count)
+    local last = -1
+    for index = 0, count - 1 do
+        local number = range:range(10 * index, 2)
+        if number:le_uint() <= last then return false end
+        last = number:le_uint()
+        tree:add_le(fields["count.number"], number)
+        tree:add_le(fields["count.value"], range:range(10 * index + 2, 8))
+    end
+    return true
+end
+
 -- Shows what follows the fixed fields; returns where it ended and the first fault.
 local function dissect_tail(tree, payload, at, kind, values)
     for _, part in ipairs(kind.tail or {}) do
         local left = payload:len() - at
         local size = part == "credential" and values.credential_bytes
             or part == "model" and values.model_bytes
-            or part == "extensions" and values.extension_bytes or left
+            or part == "extensions" and values.extension_bytes
+            or part == "counts" and 10 * values.counts or left
         if size > left then return at, "truncated" end
         local range = size > 0 and payload(at, size) or nil
         if part == "credential" then
             if range and sluice.prefs.credentials then tree:add(fields.credential, range) end
-        elseif part == "model" then
+        elseif part == "counts" then
+            if not show_counts(tree, range, values.counts) then return at, "value_out_of_range" end
+        elseif part == "model" and range then
             if range:raw():find("[^%w._:/@-]") then return at, "invalid_text" end
             tree:add(fields.model, range)
         elseif part == "extensions" and range then

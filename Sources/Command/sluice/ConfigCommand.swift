@@ -14,8 +14,9 @@ struct ConfigCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Say everything that is wrong with a configuration file.",
             discussion: """
-                Looks at the file alone, and for whether broker and sidecar could start from it; \
-                flags and environment may still override it. Exit code 1 if something is wrong.
+                Looks at the file alone, and for whether broker and sidecar could start from it, \
+                unless it speaks of a worker alone; flags and environment may still override it. \
+                Exit code 1 if something is wrong.
                 """)
 
         @Argument(help: "The file.")
@@ -28,7 +29,7 @@ struct ConfigCommand: ParsableCommand {
             var problems: [ConfigurationProblem] = []
             do {
                 let file = try ConfigurationFile(path: file)
-                for process in ConfiguredProcess.allCases {
+                for process in file.processes {
                     problems += Self.problems(of: process, file)
                 }
             } catch {
@@ -75,10 +76,11 @@ struct ConfigCommand: ParsableCommand {
     /// `sluice config show`
     struct Show: ParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Show the settings that count for broker and sidecar, and where from.",
+            abstract:
+                "Show the settings that count for broker, sidecar and worker, and where from.",
             discussion: """
-                As a broker and a sidecar would see them that are started with this --config and \
-                environment and no other flags. A password is never shown.
+                As processes would see them that are started with this --config and environment \
+                and no other flags; those of a worker where any is set. A password is never shown.
                 """)
 
         @Option(help: "The file; else that of SLUICE_CONFIG.")
@@ -90,17 +92,27 @@ struct ConfigCommand: ParsableCommand {
         func run() throws {
             let environment = ProcessInfo.processInfo.environment
             var hasFailed = false
-            for process in ConfiguredProcess.allCases {
+            for process in Self.processes(config ?? environment["SLUICE_CONFIG"]) {
                 do throws(ConfigurationError) {
                     let source = ConfigurationSource(
                         process, path: config, environment: environment)
-                    show(try source.read())
+                    let settings = try source.read()
+                    // Most files are not a supplier's: nothing is said of a worker's defaults.
+                    let isNamed = settings.entries.contains { $0.origin != .fallback }
+                    if process != .worker || isNamed { show(settings) }
                 } catch {
                     Output.note("\(process.rawValue): \(error)")
                     hasFailed = true
                 }
             }
             if hasFailed { throw ExitCode(ExitStatus.failed.rawValue) }
+        }
+
+        /// Those that the file is for. What is wrong with it is said when they read it.
+        private static func processes(_ path: String?) -> [ConfiguredProcess] {
+            guard let path, !path.isEmpty, let file = try? ConfigurationFile(path: path)
+            else { return ConfiguredProcess.allCases }
+            return file.processes
         }
 
         private func show(_ settings: EffectiveConfiguration) {

@@ -57,6 +57,10 @@ package struct BrokerLimits: Sendable {
     package var models = 4_096
     /// Offers known to one broker.
     package var offers = 65_536
+    /// Models of suppliers that are counted for them, and those of one supplier: what is beyond is
+    /// counted together.
+    package var supplierRows = 65_536
+    package static let rowsPerSupplier = 256
     /// Dispatches of one task: the first and at most two more.
     package static let dispatchesMax = 3
     /// Further dispatches of a model's tasks: at most this part of the first ones over the last

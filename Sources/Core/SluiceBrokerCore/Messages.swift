@@ -1,8 +1,8 @@
 package import SluiceRecordFormat
 package import SluiceWire
 
-// What shards and dispatcher tell each other. Plain values without references, so that they can
-// cross threads in a ring as they are.
+// What shards and dispatcher tell each other. Plain values, without references except for a report,
+// of which a supplier gets at most one a second: so they can cross threads in a ring as they are.
 
 /// A connection of one shard; `generation` tells apart those that used the same index.
 package struct ConnectionRef: Hashable, Sendable {
@@ -151,6 +151,8 @@ package enum DispatchRequest: Sendable {
     case withdraw(ConnectionRef, WithdrawFrame)
     /// GO-AWAY of a supplier [G4].
     case withdrawAll(ConnectionRef)
+    /// A supplier asks how it stands [S14].
+    case ask(ConnectionRef, AskFrame)
     case submit(Submission)
     /// The body of an admitted task is whole.
     case bodyComplete(TaskIndex, StreamRef)
@@ -177,6 +179,8 @@ package enum ShardMessage: Sendable {
     case welcome(ConnectionRef, account: UInt64)
     /// Send ERROR and close.
     case refuseConnection(ConnectionRef, WireCode)
+    /// These whole frames answer what the supplier asked.
+    case report(ConnectionRef, frames: [UInt8])
     /// The body is reserved; the rest of it may come.
     case admitted(StreamRef, TaskIndex)
     /// Accepted: QUEUED goes out.
@@ -195,7 +199,9 @@ package enum ShardMessage: Sendable {
     /// The shard that it is for: the connection's, or that of the client's stream.
     package var shard: UInt16 {
         switch self {
-        case .welcome(let connection, _), .refuseConnection(let connection, _): connection.shard
+        case .welcome(let connection, _), .refuseConnection(let connection, _),
+            .report(let connection, _):
+            connection.shard
         case .admitted(let stream, _), .accepted(let stream, _, _, _), .refused(let stream, _, _),
             .duplicate(let stream, _, _), .assign(let stream, _, _, _, _),
             .held(let stream, _), .end(let stream, _):

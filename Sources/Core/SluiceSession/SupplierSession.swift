@@ -32,6 +32,8 @@ package struct SupplierSession: PeerSession {
         case finished(StreamHandle)
         /// GO-AWAY came: no more tasks come from here; what runs goes on.
         case draining(WireCode, graceMs: UInt32)
+        /// A row of the answer to `ask`; `rowsLeft` says how many follow.
+        case reported(ReportFrame)
         /// The connection was lost under this task: stop it.
         case abandoned(StreamHandle)
         /// The connection is over; the last event.
@@ -161,6 +163,12 @@ package struct SupplierSession: PeerSession {
     /// Takes every offer back.
     package mutating func drain() {
         for offer in offers.keys.sorted(by: { $0.rawValue < $1.rawValue }) { withdraw(offer) }
+    }
+
+    /// Asks how the supplier stands; a broker that can tell answers with `reported`.
+    package mutating func ask(question: UInt32) {
+        guard core.isOpen else { return }
+        AskFrame(question: question).encode(into: &core.control)
     }
 
     // MARK: Commands about a task
@@ -337,6 +345,15 @@ package struct SupplierSession: PeerSession {
         case .draining(let goAway):
             events.append(.draining(goAway.code, graceMs: goAway.graceMs))
         case .lost(let loss): lose(loss)
+        case .notMine where frame.header.kind == .report:
+            guard frame.header.stream == .connection else {
+                throw Violation(.unexpectedFrame, frame.header)
+            }
+            events.append(
+                .reported(
+                    try frame.decode { bytes throws(WireError) in
+                        try ReportFrame(decoding: bytes.span)
+                    }))
         case .notMine: try handleTaskFrame(frame, nowMs: nowMs)
         }
     }

@@ -11,6 +11,8 @@ package enum FrameKind: UInt8, Sendable, CaseIterable {
     case offer = 0x10
     case grant = 0x11
     case withdraw = 0x12
+    case ask = 0x18
+    case report = 0x19
 
     case submit = 0x20
     case body = 0x21

@@ -46,6 +46,10 @@ package enum WireLimits {
     package static let offersMax = 256
     /// Largest number of slots one GRANT may name.
     package static let slotsMax: UInt32 = 65_536
+    /// Numbers in one row of a report ([S15]).
+    package static let reportCountsMax = 256
+    /// A supplier's questions how it stands are answered no more often ([S17]).
+    package static let reportPauseMs: UInt64 = 1_000
 
     /// A supplier answers CANCEL with END within this time.
     package static let cancelGraceMs: UInt64 = 2_000

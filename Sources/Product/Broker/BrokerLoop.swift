@@ -281,6 +281,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                     Int(slot), inputTokens: frame.inputTokens, cachedTokens: frame.cachedTokens)
             case .welcome(let connection):
                 shard.welcome(connection).encode(into: &control[Int(connection)])
+            case .report(let connection, let report):
+                control[Int(connection)] += output.reports[Int(report)]
             case .authenticate(let connection, let start, let count, let kind):
                 authenticate(connection, Int(start)..<Int(start + count), kind)
             case .verifyCertificate(let connection):

@@ -35,6 +35,12 @@ package struct ConfigurationFile: Sendable {
 
     private static let bytesMax = 1 << 20
 
+    /// The processes that it is for: all, but a worker alone where it speaks of nothing else.
+    package var processes: [ConfiguredProcess] {
+        let isWorkers = !values.isEmpty && values.keys.allSatisfy { $0.hasPrefix("worker.") }
+        return isWorkers ? [.worker] : ConfiguredProcess.allCases
+    }
+
     /// Reads the file; says everything that is wrong with it at once.
     package init(path: String) throws(ConfigurationError) {
         guard let data = FileManager.default.contents(atPath: path) else {
@@ -105,7 +111,12 @@ package struct ConfigurationFile: Sendable {
         private mutating func take(_ value: JSONValue, for key: ConfigurationKey) {
             let text: String
             switch (value, key.kind) {
-            case (.number(let number), .number): text = number
+            case (.number(let number), .number), (.number(let number), .numberOrWord),
+                (.number(let number), .decimal), (.fraction(let number), .decimal):
+                text = number
+            case (.text(let word), .numberOrWord), (.text(let word), .list): text = word
+            case (.list(let words), .list) where !words.contains(where: { $0.contains(",") }):
+                text = words.joined(separator: ",")
             case (.text(let word), .text), (.text(let word), .word), (.text(let word), .database):
                 text = word
             default:
@@ -155,7 +166,11 @@ private enum JSONValue: Decodable {
     case text(String)
     /// Its digits, where it is whole.
     case number(String)
+    /// A number that is not whole.
+    case fraction(String)
     case truth(Bool)
+    /// A list of texts.
+    case list([String])
     case object([String: JSONValue])
     case other(String)
 
@@ -168,7 +183,9 @@ private enum JSONValue: Decodable {
         } else if let value = try? container.decode(Int.self) {
             self = .number("\(value)")
         } else if let value = try? container.decode(Double.self) {
-            self = .other("\(value)")
+            self = .fraction("\(value)")
+        } else if let value = try? container.decode([String].self) {
+            self = .list(value)
         } else if let value = try? container.decode(String.self) {
             self = .text(value)
         } else if let value = try? container.decode([String: JSONValue].self) {
@@ -183,7 +200,9 @@ private enum JSONValue: Decodable {
         switch self {
         case .text: "a text"
         case .number(let digits): digits
+        case .fraction(let digits): digits
         case .truth(let value): "\(value)"
+        case .list: "a list"
         case .object: "an object"
         case .other(let words): words
         }

@@ -2,7 +2,7 @@ import Foundation
 
 /// The processes that a configuration file speaks of.
 package enum ConfiguredProcess: String, CaseIterable, Sendable {
-    case broker, sidecar
+    case broker, sidecar, worker
 }
 
 /// One setting: its name is that of its flag, in the file, in messages and, in capitals, in the
@@ -16,6 +16,12 @@ package struct ConfigurationKey: Sendable {
         case number(ClosedRange<Int>)
         /// One of these words.
         case word([String])
+        /// A whole number of this range, or this word.
+        case numberOrWord(ClosedRange<Int>, String)
+        /// A number above 0, also with a fraction.
+        case decimal
+        /// Texts without commas: a list in the file, separated by commas elsewhere.
+        case list
         /// Names a database. With a password it is a secret, which no file of settings holds.
         case database
     }
@@ -82,7 +88,36 @@ package struct ConfigurationKey: Sendable {
         sidecar("store-file", .text, fallbackWords: "none"),
         sidecar("master-key-file", .text, fallbackWords: "segments in clear"),
         sidecar("segment-budget-mib", .number(32...1_048_576), fallback: "1024"),
+        worker("broker", .list, fallbackWords: "none"),
+        worker("ca", .text, fallbackWords: "the system's authorities"),
+        worker("token-file", .text, fallbackWords: "SLUICE_TOKEN in the environment"),
+        worker("certificate", .text, fallbackWords: "none"),
+        worker("private-key", .text, fallbackWords: "none"),
+        worker("upstream", .text, fallbackWords: "none"),
+        worker("upstream-key-file", .text, fallbackWords: "SLUICE_UPSTREAM_KEY, if set"),
+        worker("engine", .list, fallbackWords: "none"),
+        worker("tokens-per-second", .decimal, fallbackWords: "as the engine likes"),
+        worker("slots", .numberOrWord(1...65_536, "auto"), fallback: "8"),
+        worker("model", .list, fallbackWords: "every one"),
+        worker("operation", .list, fallbackWords: "chat and completion"),
+        worker(
+            "supply-type",
+            .word(["community", "dedicated", "datacenter", "provider", "platform"]),
+            fallback: "community"),
+        worker("input-price", .number(0...priceMax), fallback: "0"),
+        worker("output-price", .number(0...priceMax), fallback: "0"),
+        worker("cached-price", .number(0...priceMax), fallbackWords: "as other prompt tokens"),
+        worker(
+            "reasoning-price", .number(0...priceMax), fallbackWords: "as other answer tokens"),
+        worker(
+            "data-policy", .word(["unstated", "no-training", "no-retention"]),
+            fallback: "unstated"),
+        worker("region", .text, fallbackWords: "not stated"),
+        worker("drain-seconds", .number(0...3_600), fallback: "30"),
     ]
+
+    /// The highest price that an offer can have, micro-USD per million tokens.
+    private static let priceMax = 4_294_967_295
 
     private static func broker(
         _ name: String, _ kind: Kind, fallback: String? = nil, fallbackWords: String? = nil,
@@ -98,6 +133,14 @@ package struct ConfigurationKey: Sendable {
     ) -> ConfigurationKey {
         ConfigurationKey(
             name, in: .sidecar, readBy: [.sidecar], kind, fallback: fallback,
+            fallbackWords: fallbackWords)
+    }
+
+    private static func worker(
+        _ name: String, _ kind: Kind, fallback: String? = nil, fallbackWords: String? = nil
+    ) -> ConfigurationKey {
+        ConfigurationKey(
+            name, in: .worker, readBy: [.worker], kind, fallback: fallback,
             fallbackWords: fallbackWords)
     }
 
@@ -118,6 +161,20 @@ package struct ConfigurationKey: Sendable {
         case .number(let range):
             Int(value).map { range.contains($0) } == true
                 ? nil : "expected a whole number from \(range.lowerBound) to \(range.upperBound)"
+        case .numberOrWord(let range, let word):
+            value == word || Int(value).map { range.contains($0) } == true
+                ? nil
+                : "expected a whole number from \(range.lowerBound) to \(range.upperBound), "
+                    + "or \(word)"
+        case .decimal:
+            Double(value).map { (0.001...1_000_000).contains($0) } == true
+                ? nil : "expected a number from 0.001 to 1000000"
+        case .list:
+            // A list of nothing is as good as none.
+            !value.isEmpty
+                && value.split(separator: ",", omittingEmptySubsequences: false)
+                    .contains { $0.isEmpty }
+                ? "expected texts, none of them empty" : nil
         case .word(let words):
             words.contains(value)
                 ? nil

@@ -96,6 +96,11 @@ package struct EffectiveConfiguration: Sendable {
         entries.first { $0.key.name == name }?.value
     }
 
+    /// The texts of a list; none where it is not set.
+    package func list(_ name: String) -> [String] {
+        text(name)?.split(separator: ",").map(String.init) ?? []
+    }
+
     /// A number's value; nil where it is not set.
     package func number(_ name: String) -> Int? {
         text(name).flatMap { Int($0) }

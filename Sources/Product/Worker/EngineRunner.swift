@@ -6,14 +6,21 @@ package final class EngineRunner: Sendable {
     private let running = Atomic(0)
     private let engine: @Sendable (_ model: String) -> (any Engine)?
     private let log: WorkerLog
+    private let onSpeed: (@Sendable (_ tokensPerSecond: Double, _ running: Int) -> Void)?
 
     /// Makes a runner.
     ///
     /// - Parameters:
+    ///   - onSpeed: Told how fast the engine wrote an answer, and how many ran when it ended.
     ///   - engine: Which engine serves an offered name; nil where none does any more.
-    package init(log: WorkerLog, engine: @escaping @Sendable (_ model: String) -> (any Engine)?) {
+    package init(
+        log: WorkerLog,
+        onSpeed: (@Sendable (_ tokensPerSecond: Double, _ running: Int) -> Void)? = nil,
+        engine: @escaping @Sendable (_ model: String) -> (any Engine)?
+    ) {
         self.engine = engine
         self.log = log
+        self.onSpeed = onSpeed
     }
 
     /// Tasks that run now.
@@ -35,6 +42,7 @@ package final class EngineRunner: Sendable {
         let counted = CountingSink(sink)
         do throws(EngineFailure) {
             let usage = try await engine.answer(assignment, to: counted)
+            if let onSpeed, let speed = counted.tokensPerSecond { onSpeed(speed, runningCount) }
             log.record(
                 .ended(task: id, model: model, reason: counted.finishReason ?? .other, usage: usage)
             )
@@ -56,7 +64,8 @@ package final class EngineRunner: Sendable {
 /// Passes an answer on and counts what went through.
 private final class CountingSink<Sink: AnswerSink>: AnswerSink {
     private let sink: Sink
-    private let state = Mutex((tokens: 0, finishReason: FinishReason?.none))
+    private let state = Mutex(
+        (tokens: 0, finishReason: FinishReason?.none, timing: EngineTiming()))
 
     init(_ sink: Sink) {
         self.sink = sink
@@ -64,19 +73,29 @@ private final class CountingSink<Sink: AnswerSink>: AnswerSink {
 
     var tokens: Int { state.withLock { $0.tokens } }
     var finishReason: FinishReason? { state.withLock { $0.finishReason } }
+    var tokensPerSecond: Double? { state.withLock { $0.timing.tokensPerSecond } }
 
     func started(inputTokens: UInt32, cachedTokens: UInt32) async throws {
         try await sink.started(inputTokens: inputTokens, cachedTokens: cachedTokens)
     }
 
     func write(_ text: String, tokens: Int, reasoning: Bool) async throws {
+        state.withLock { $0.timing.willWrite(tokens: tokens) }
         try await sink.write(text, tokens: tokens, reasoning: reasoning)
-        state.withLock { $0.tokens += tokens }
+        note(tokens)
     }
 
     func write(event: [UInt8], tokens: Int, reasoning: Bool) async throws {
+        state.withLock { $0.timing.willWrite(tokens: tokens) }
         try await sink.write(event: event, tokens: tokens, reasoning: reasoning)
-        state.withLock { $0.tokens += tokens }
+        note(tokens)
+    }
+
+    private func note(_ tokens: Int) {
+        state.withLock { state in
+            state.tokens += tokens
+            state.timing.didWrite()
+        }
     }
 
     func write(part: [UInt8], results: Int) async throws {

@@ -61,6 +61,16 @@ extension TaskFailure {
 }
 
 extension WorkerEvent {
+    /// What is said of a model that loads.
+    init(_ change: ModelLoads.Change) {
+        switch change {
+        case .loading(let name): self = .loading(engineName: name)
+        case .loaded(let name, let time):
+            self = .loaded(engineName: name, ms: Int(EngineTiming.seconds(time) * 1_000))
+        case .abandoned(let name): self = .loadAbandoned(engineName: name)
+        }
+    }
+
     /// What the SDK's event says in the log; nil where the worker says it itself.
     init?(_ event: SupplierEvent) {
         switch event {

@@ -7,6 +7,8 @@ import NIOHTTP1
 package struct UpstreamAddress: Sendable {
     /// Everything before `/chat/completions`, without a slash at the end.
     package let base: String
+    /// The server itself: `base` without `/v1` at its end.
+    package var root: String { base.hasSuffix("/v1") ? String(base.dropLast(3)) : base }
     /// Bearer key; never printed.
     package let key: String?
 
@@ -41,6 +43,8 @@ package struct UpstreamClient: Sendable {
 
     /// Longest model list in bytes.
     static let listBytesMax = 4 << 20
+    /// Longest answer of another page in bytes.
+    private static let pageBytesMax = 1 << 20
     /// Idle connections are closed before servers do it (uvicorn: 5 s), so that a task is not
     /// sent on a connection that is just being closed.
     private static let idleTimeout = TimeAmount.seconds(4)
@@ -122,6 +126,38 @@ package struct UpstreamClient: Sendable {
             }
         } catch {
             return .unreachable
+        }
+    }
+
+    /// What a page of the server itself, beside the OpenAI API, answered.
+    struct Answer {
+        var status: Int
+        var body: [UInt8]
+    }
+
+    /// Asks a page of the server itself: by GET, or by POST with a JSON body. Nil when there was no
+    /// answer in time. A long one has a connection like a task's, so that nothing waits behind it.
+    func ask(
+        _ path: String, body: [UInt8]? = nil, timeout: Duration, isLong: Bool = false
+    ) async -> Answer? {
+        var request = HTTPClientRequest(url: address.root + path)
+        request.headers.add(name: "Accept", value: "application/json")
+        authorise(&request)
+        if let body {
+            request.method = .POST
+            request.headers.add(name: "Content-Type", value: "application/json")
+            request.body = .bytes(ByteBuffer(bytes: body))
+        }
+        let seconds = timeout.components.seconds
+        let milliseconds = timeout.components.attoseconds / 1_000_000_000_000_000
+        do {
+            let response = try await (isLong ? tasks : lists).execute(
+                request, timeout: .milliseconds(seconds * 1_000 + milliseconds))
+            let bytes = try await response.body.collect(upTo: Self.pageBytesMax)
+            return Answer(
+                status: Int(response.status.code), body: Array(bytes.readableBytesView))
+        } catch {
+            return nil
         }
     }
 

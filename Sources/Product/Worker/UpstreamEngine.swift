@@ -12,6 +12,7 @@ import Synchronization
 /// closed at once, which is how such servers learn to stop.
 package final class UpstreamEngine: Engine {
     private let client: UpstreamClient
+    private let loads: ModelLoads?
     private let state = Mutex(State())
 
     private struct State {
@@ -23,8 +24,12 @@ package final class UpstreamEngine: Engine {
     }
 
     /// Makes an engine over a client, which the caller shuts down.
-    package init(_ client: UpstreamClient) {
+    ///
+    /// With `loads`, tasks for a model that is not in memory wait for it within half of the time
+    /// that they have, at most two minutes, and are then declined: not started, no failure.
+    package init(_ client: UpstreamClient, loads: ModelLoads? = nil) {
         self.client = client
+        self.loads = loads
     }
 
     /// Tasks that run now.
@@ -86,6 +91,10 @@ package final class UpstreamEngine: Engine {
         case interrupted(Usage, wasOpen: Bool)
     }
 
+    private func engineName(_ assignment: Assignment) -> String {
+        state.withLock { $0.engineNames[assignment.model] } ?? assignment.model
+    }
+
     /// What the server is asked.
     struct Request: Sendable {
         var path: String
@@ -97,7 +106,7 @@ package final class UpstreamEngine: Engine {
     }
 
     private func request(_ assignment: Assignment) throws(RequestFault) -> Request {
-        let name = state.withLock { $0.engineNames[assignment.model] } ?? assignment.model
+        let name = engineName(assignment)
         let path =
             switch assignment.operation {
             case .chat: "/chat/completions"
@@ -136,14 +145,14 @@ package final class UpstreamEngine: Engine {
     private func exchange(
         _ assignment: Assignment, _ request: Request, sink: some AnswerSink
     ) async -> Ending {
+        let patience =
+            ContinuousClock.now
+            + min(
+                Self.loadPatience, (assignment.deadline - ContinuousClock.now) / 2)
         let response: HTTPClientResponse
-        do {
-            response = try await client.post(
-                request.path, body: request.body, accept: request.accept)
-        } catch {
-            guard !Task.isCancelled else { return .interrupted(Usage(), wasOpen: true) }
-            state.withLock { $0.unreachable }?()
-            return .failed(.upstreamUnavailable, Usage())
+        switch await begin(assignment, request, patience: patience) {
+        case .answering(let begun): response = begun
+        case .over(let ending): return ending
         }
         guard response.status == .ok else {
             return await refused(by: response, assignment, sink: sink)
@@ -166,6 +175,50 @@ package final class UpstreamEngine: Engine {
             }
         } catch {
             return .interrupted(answer.usage, wasOpen: answer.outcome == nil)
+        }
+    }
+
+    /// How a request began.
+    private enum Beginning {
+        case answering(HTTPClientResponse)
+        case over(Ending)
+    }
+
+    private static let loadPatience = Duration.seconds(120)
+
+    /// Sends the request once the model is in memory, and again after a 503 that said it was not.
+    private func begin(
+        _ assignment: Assignment, _ request: Request, patience: ContinuousClock.Instant
+    ) async -> Beginning {
+        let name = engineName(assignment)
+        while true {
+            if let loads, await !loads.ready(name, before: patience) {
+                return .over(
+                    Task.isCancelled
+                        ? .interrupted(Usage(), wasOpen: false) : .failed(.declined, Usage()))
+            }
+            let response: HTTPClientResponse
+            do {
+                response = try await client.post(
+                    request.path, body: request.body, accept: request.accept)
+            } catch {
+                guard !Task.isCancelled else {
+                    return .over(.interrupted(Usage(), wasOpen: true))
+                }
+                state.withLock { $0.unreachable }?()
+                return .over(.failed(.upstreamUnavailable, Usage()))
+            }
+            guard response.status == .serviceUnavailable, let loads else {
+                if response.status == .ok { loads?.answered(name) }
+                return .answering(response)
+            }
+            let text = try? await response.body.collect(upTo: UpstreamAnswer.errorBytesMax)
+            guard !Task.isCancelled else { return .over(.interrupted(Usage(), wasOpen: true)) }
+            guard let text, ModelLoads.saysLoading(Array(text.readableBytesView)) else {
+                return .over(.failed(.upstreamUnavailable, Usage()))
+            }
+            guard ContinuousClock.now < patience else { return .over(.failed(.declined, Usage())) }
+            loads.sawLoading(name)
         }
     }
 

@@ -13,6 +13,30 @@ package struct WorkerConfiguration: Sendable {
         case builtIn([BuiltInEngine])
     }
 
+    /// How many tasks run at once.
+    package enum Slots: Equatable, Sendable {
+        /// So many, ≥ 1.
+        case fixed(Int)
+        /// As many as the engine carries: measured before anything is offered, and kept current.
+        case measured
+
+        /// Before anything is known.
+        var first: Int {
+            switch self {
+            case .fixed(let slots): slots
+            case .measured: 1
+            }
+        }
+
+        /// The most that it can become.
+        var most: Int {
+            switch self {
+            case .fixed(let slots): slots
+            case .measured: SlotProbe.concurrencyMax
+            }
+        }
+    }
+
     /// `host:port` of each broker.
     package var brokers: [String]
     package var trust: BrokerTrust
@@ -20,11 +44,13 @@ package struct WorkerConfiguration: Sendable {
     package var credential: BrokerCredential
     package var source: Source
     package var selection: ModelSelection
-    /// Tasks at once, over all models and brokers, ≥ 1.
-    package var slots: Int
+    /// Tasks at once, over all models and brokers.
+    package var slots: Slots
     package var prices: TokenPrices
     /// What each model is offered for.
     package var operations: Set<TaskOperation>
+    /// Whether a short text can be asked for: what loads a model, and measures an engine.
+    var answersText: Bool { !operations.isDisjoint(with: [.chat, .completion]) }
     package var supplyType: SupplyType
     package var dataPolicy: DataPolicy
     package var region: String?
@@ -35,14 +61,14 @@ package struct WorkerConfiguration: Sendable {
     /// Makes a configuration with the usual values for what is not given.
     package init(
         brokers: [String], trust: BrokerTrust, credential: BrokerCredential, source: Source,
-        selection: ModelSelection = .everything, slots: Int = 8,
+        selection: ModelSelection = .everything, slots: Slots = .fixed(8),
         prices: TokenPrices = TokenPrices(),
         operations: Set<TaskOperation> = [.chat, .completion], supplyType: SupplyType = .community,
         dataPolicy: DataPolicy = .unstated, region: String? = nil,
         drainTime: Duration = .seconds(30),
         intervals: UpstreamMonitor.Intervals = UpstreamMonitor.Intervals()
     ) {
-        precondition(slots >= 1)
+        precondition(slots.first >= 1)
         self.brokers = brokers
         self.trust = trust
         self.credential = credential
@@ -102,41 +128,111 @@ package struct Worker: Sendable {
         for model in models {
             byModel[model.name] = engines.first { $0.kind.rawValue == model.engineName }
         }
-        let runner = EngineRunner(log: log) { [byModel] in byModel[$0] }
+        let plan = SupplyPlan(configuration)
+        let runner = runner(plan) { [byModel] in byModel[$0] }
+        if configuration.slots == .measured, let first = models.first,
+            let engine = byModel[first.name]
+        {
+            await measure(engine, model: first.name, for: plan)
+        }
         log.record(.offered(models: models.map { $0.name }, skippedCount: 0))
-        let supplier = supplier(runner, offers: offers(of: models))
+        let supplier = supplier(runner, offers: plan.begin(with: models), slots: plan.slots)
+        let publishing = Task {
+            await plan.publish { await supplier.update(offers: $0, slots: $1) }
+        }
+        defer { publishing.cancel() }
         try await run(supplier, runner, stops: stops)
     }
 
     private func serve(
         _ address: UpstreamAddress, stops: AsyncStream<StopReason>
     ) async throws(Fault) {
-        let client = UpstreamClient(address, tasksMax: configuration.slots)
-        let engine = UpstreamEngine(client)
+        let client = UpstreamClient(address, tasksMax: configuration.slots.most)
+        let loads = ModelLoads(client)
+        let engine = UpstreamEngine(client, loads: loads)
         let monitor = UpstreamMonitor(
             client, engine: engine, selection: configuration.selection,
             intervals: configuration.intervals)
         engine.onUnreachable { monitor.hurry() }
-        let runner = EngineRunner(log: log) { _ in engine }
-        let supplier = supplier(runner, offers: [])
-        let watching = Task {
-            await monitor.run { change in
-                switch change {
-                case .serving(let models, let skippedCount):
-                    await supplier.update(offers: offers(of: models))
-                    log.record(
-                        .offered(models: models.map { $0.name }, skippedCount: skippedCount))
-                case .lost(let loss):
-                    await supplier.update(offers: [])
-                    log.record(.upstreamLost(loss))
-                }
-            }
+        let plan = SupplyPlan(configuration)
+        let log = log
+        loads.onChange { change in
+            plan.load(loads.loading)
+            log.record(WorkerEvent(change))
         }
-        defer { watching.cancel() }
+        let runner = runner(plan) { _ in engine }
+        let supplier = supplier(runner, offers: [], slots: plan.slots)
+        let publishing = Task {
+            await plan.publish { await supplier.update(offers: $0, slots: $1) }
+        }
+        let watching = Task { await watch(monitor, loads, engine, plan) }
+        defer {
+            watching.cancel()
+            publishing.cancel()
+        }
         try await run(supplier, runner, stops: stops)
         watching.cancel()
         await watching.value
         await client.shutdown()
+    }
+
+    /// Follows the upstream until the Swift task is cancelled.
+    private func watch(
+        _ monitor: UpstreamMonitor, _ loads: ModelLoads, _ engine: UpstreamEngine,
+        _ plan: SupplyPlan
+    ) async {
+        let answersText = configuration.answersText
+        var mustMeasure = configuration.slots == .measured && answersText
+        await monitor.run { change in
+            switch change {
+            case .serving(let models, let skippedCount):
+                if answersText { await loads.recognise() }
+                // What was named, or is alone, is wanted in memory before its first task; many
+                // others would only push each other out.
+                if answersText,
+                    models.count == 1 || !configuration.selection.named.isEmpty
+                {
+                    await loads.preload(models.map(\.engineName))
+                }
+                plan.load(loads.loading)
+                if mustMeasure, let first = models.first {
+                    _ = await loads.ready(first.engineName, before: .now + .seconds(900))
+                    await measure(engine, model: first.name, for: plan)
+                    mustMeasure = false
+                }
+                plan.serve(models)
+                log.record(.offered(models: models.map { $0.name }, skippedCount: skippedCount))
+            case .lost(let loss):
+                plan.serve([])
+                log.record(.upstreamLost(loss))
+            }
+        }
+    }
+
+    private func measure(_ engine: some Engine, model: String, for plan: SupplyPlan) async {
+        let result = await SlotProbe(engine, model: model).run()
+        plan.follow(SlotLimit(result))
+        log.record(
+            .measured(
+                model: model, slots: result.slots,
+                firstTokenMs: result.single.map {
+                    Int(EngineTiming.seconds($0.firstToken) * 1_000)
+                },
+                tokensPerSecond: result.single.map { Int($0.tokensPerSecond) }))
+    }
+
+    private func runner(
+        _ plan: SupplyPlan, engine: @escaping @Sendable (_ model: String) -> (any Engine)?
+    ) -> EngineRunner {
+        let log = log
+        return EngineRunner(
+            log: log,
+            onSpeed: { speed, running in
+                guard let slots = plan.saw(tokensPerSecond: speed, running: running) else {
+                    return
+                }
+                log.record(.slots(slots))
+            }, engine: engine)
     }
 
     /// What happens to a running supplier.
@@ -190,13 +286,15 @@ package struct Worker: Sendable {
         }
     }
 
-    private func supplier(_ runner: EngineRunner, offers: [Offer]) -> SluiceSupplier {
+    private func supplier(
+        _ runner: EngineRunner, offers: [Offer], slots: Int
+    ) -> SluiceSupplier {
         let log = log
         return SluiceSupplier(
             brokers: configuration.brokers, credential: configuration.credential,
             offers: offers,
             configuration: SluiceSupplier.Configuration(
-                trust: configuration.trust, slots: configuration.slots,
+                trust: configuration.trust, slots: slots,
                 drainTime: configuration.drainTime
             ) { event in
                 if let line = WorkerEvent(event) { log.record(line) }
@@ -207,19 +305,6 @@ package struct Worker: Sendable {
             } catch {
                 throw TaskFailure(error)
             }
-        }
-    }
-
-    private func offers(of models: [OfferedModel]) -> [Offer] {
-        models.map { model in
-            Offer(
-                model: model.name, slots: configuration.slots,
-                inputPrice: configuration.prices.input, outputPrice: configuration.prices.output,
-                cachedPrice: configuration.prices.cached,
-                reasoningPrice: configuration.prices.reasoning,
-                contextTokens: Int(model.contextTokens), supplyType: configuration.supplyType,
-                dataPolicy: configuration.dataPolicy, operations: configuration.operations,
-                region: configuration.region)
         }
     }
 

@@ -14,6 +14,16 @@ package enum WorkerEvent: Equatable, Sendable {
     case offered(models: [String], skippedCount: Int)
     /// The upstream serves nothing: nothing is offered until it does.
     case upstreamLost(UpstreamMonitor.Loss)
+    /// The upstream loads a model: it has no slots until then.
+    case loading(engineName: String)
+    /// It answers now, after so long.
+    case loaded(engineName: String, ms: Int)
+    /// The load was given up; the model has its slots back, and its next task finds out.
+    case loadAbandoned(engineName: String)
+    /// The engine was measured with answers of a few words: nil where none came.
+    case measured(model: String, slots: Int, firstTokenMs: Int?, tokensPerSecond: Int?)
+    /// Real answers were slower or faster than measured: so many slots from now on.
+    case slots(Int)
     /// The task completed.
     case ended(task: TaskID, model: String, reason: FinishReason, usage: Usage)
     /// The task did not complete.
@@ -44,6 +54,20 @@ package enum WorkerEvent: Equatable, Sendable {
                     ("skipped", String(skippedCount)),
                 ])
         case .upstreamLost(let loss): Self.object("upstream_lost", Self.loss(loss))
+        case .loading(let name): Self.object("loading", [("model", Self.string(name))])
+        case .loaded(let name, let ms):
+            Self.object("loaded", [("model", Self.string(name)), ("ms", String(ms))])
+        case .loadAbandoned(let name):
+            Self.object("load_abandoned", [("model", Self.string(name))])
+        case .measured(let model, let slots, let firstTokenMs, let tokensPerSecond):
+            Self.object(
+                "measured",
+                [
+                    ("model", Self.string(model)), ("slots", String(slots)),
+                    ("firstTokenMs", firstTokenMs.map { String($0) } ?? "null"),
+                    ("tokensPerSecond", tokensPerSecond.map { String($0) } ?? "null"),
+                ])
+        case .slots(let slots): Self.object("slots", [("slots", String(slots))])
         case .ended(let task, let model, let reason, let usage):
             Self.object(
                 "ended",

@@ -236,6 +236,8 @@ final class InMemoryShard {
                 files.instance.started(slot, frame)
             case .welcome(let connection):
                 machine.welcome(connection).encode(into: &lines[Int(connection)].control)
+            case .report(let connection, let report):
+                lines[Int(connection)].control += output.reports[Int(report)]
             case .authenticate(let connection, let start, let count, let kind):
                 let secret = Array(chunk[Int(start)..<Int(start + count)])
                 machine.credential(

@@ -118,6 +118,13 @@ public struct SluiceSupplier: Sendable {
         core.update(offers)
     }
 
+    /// The same, and how many tasks may run at once over all offers and brokers together from now
+    /// on; nil = the sum of the offers' slots.
+    public func update(offers: [Offer], slots: Int?) async {
+        guard case .success(let core) = core else { return }
+        core.update(offers, slots: .some(slots))
+    }
+
     /// Takes no more tasks; `run` returns once the running ones are done, at the latest after
     /// `drainTime`.
     public func drain() {

@@ -48,6 +48,8 @@ final class SupplierCore: Sendable {
         /// Every connection that still carries something.
         var live: [Connection] = []
         var isDraining = false
+        /// Tasks at once over all offers; nil = the sum of their slots.
+        var slots: Int?
     }
 
     let configuration: SluiceSupplier.Configuration
@@ -67,16 +69,19 @@ final class SupplierCore: Sendable {
         self.configuration = configuration
         self.environment = environment
         self.handler = handler
-        update(offers)
+        update(offers, slots: .some(configuration.slots))
     }
 
     // MARK: Supply
 
     /// Replaces the offers: what is the same stays, what is gone is withdrawn, what is new or has
     /// new terms is offered under a new id.
-    func update(_ offers: [Offer]) {
+    ///
+    /// `slots`, where given, replaces how many tasks may run at once over all offers.
+    func update(_ offers: [Offer], slots: Int?? = nil) {
         var invalid: [Offer] = []
         state.withLock { state in
+            if let slots { state.slots = slots }
             var wanted = offers
             var kept: [StandingOffer] = []
             for var standing in state.offers {
@@ -119,7 +124,7 @@ final class SupplierCore: Sendable {
                 total += share
                 connection.link.command { $0.grant(standing.id, slots: UInt32(share)) }
             }
-            let shared = configuration.slots.map { share(of: max(0, $0)) } ?? total
+            let shared = state.slots.map { share(of: max(0, $0)) } ?? total
             let bound = UInt32(min(total, shared, Int(WireLimits.slotsMax)))
             connection.link.command { $0.grant(.connection, slots: bound) }
         }
@@ -257,6 +262,8 @@ final class SupplierCore: Sendable {
                 stopServing(connection)
             case .finished: closeIfDrained(connection)
             case .abandoned(let handle): _ = stop(handle, on: connection)
+            // Only `report` asks, on a connection of its own.
+            case .reported: break
             case .lost(let loss):
                 state.withLock { state in state.live.removeAll { $0 === connection } }
                 stopServing(connection)

@@ -17,9 +17,40 @@ package struct SecureConnector: Connector {
     package init(
         trust: BrokerTrust, certificate: ClientCertificate? = nil
     ) throws(TransportError) {
+        let configuration = try Self.configuration(trust)
+        let anonymous = try Self.context(configuration)
+        context =
+            try certificate.map { (certificate) throws(TransportError) in
+                try Self.context(configuration, certificate)
+            } ?? anonymous
+        serverName = trust.serverName
+    }
+
+    /// What a handshake with a broker offers and asks. One that does not verify believes every
+    /// certificate: only to see which one is shown, never to send something.
+    static func context(
+        _ trust: BrokerTrust, verifies: Bool = true
+    ) throws(TransportError) -> NIOSSLContext {
+        try context(try configuration(trust, verifies: verifies))
+    }
+
+    private static func context(
+        _ configuration: TLSConfiguration
+    ) throws(TransportError) -> NIOSSLContext {
+        do {
+            return try NIOSSLContext(configuration: configuration)
+        } catch {
+            throw .unreadableTrust
+        }
+    }
+
+    private static func configuration(
+        _ trust: BrokerTrust, verifies: Bool = true
+    ) throws(TransportError) -> TLSConfiguration {
         var configuration = TLSConfiguration.makeClientConfiguration()
         configuration.minimumTLSVersion = .tlsv13
         configuration.applicationProtocols = [WireLimits.applicationProtocol]
+        if !verifies { configuration.certificateVerification = .none }
         do {
             switch trust.roots {
             case .system: configuration.trustRoots = .default
@@ -28,14 +59,10 @@ package struct SecureConnector: Connector {
                 configuration.trustRoots = .certificates(
                     try NIOSSLCertificate.fromPEMBytes(bytes))
             }
-            let anonymous = try NIOSSLContext(configuration: configuration)
-            context = try certificate.map { try Self.context(configuration, $0) } ?? anonymous
-        } catch let error as TransportError {
-            throw error
+            return configuration
         } catch {
             throw .unreadableTrust
         }
-        serverName = trust.serverName
     }
 
     private static func context(
@@ -103,7 +130,7 @@ package struct SecureConnector: Connector {
     }
 
     /// TLS names hosts, not addresses; an address is checked against the certificate's own list.
-    private static func isAddress(_ host: String) -> Bool {
+    static func isAddress(_ host: String) -> Bool {
         (try? SocketAddress(ipAddress: host, port: 0)) != nil
     }
 }

@@ -34,6 +34,9 @@ struct DispatchRig: ~Copyable {
     private(set) var refusals: [RefusedRecord] = []
     private(set) var leases: [LeaseRecord] = []
     private(set) var refusedConnections: [ConnectionRef] = []
+    /// Answers to ASK, each of whole frames.
+    private(set) var reports: Reports = []
+    typealias Reports = [[UInt8]]
     private(set) var duplicates: [(stream: UInt32, task: TaskID, end: EndFrame)] = []
     /// The last that was said of each stream.
     private(set) var held: [UInt32: HeldTokens] = [:]
@@ -116,6 +119,7 @@ struct DispatchRig: ~Copyable {
                 ends[stream.index] = frame
                 idleStreams.append(stream.index)
             case .refuseConnection(let connection, _): refusedConnections.append(connection)
+            case .report(_, let frames): reports.append(frames)
             case .welcome, .admitted: break
             }
         }
@@ -155,6 +159,10 @@ struct DispatchRig: ~Copyable {
         edit(&frame)
         send(.offer(suppliers[supplier], frame))
         send(.grant(suppliers[supplier], GrantFrame(offer: OfferID(id), slots: slots)))
+    }
+
+    mutating func ask(_ supplier: Int, question: UInt32) {
+        send(.ask(suppliers[supplier], AskFrame(question: question)))
     }
 
     /// Offer 0: the connection as a whole.

@@ -230,6 +230,47 @@ struct SupplierSessionTests {
     }
 }
 
+@Suite("A supplier's session asks")
+struct SupplierReportTests {
+    private func report(_ stream: UInt8 = 0, truncatedBy cut: Int = 0) -> [UInt8] {
+        var bytes = encoded {
+            var frame = ReportFrame(question: 4, rowsLeft: 0)
+            frame.add(.dispatched, 9)
+            frame.encode(into: &$0)
+        }
+        bytes[0] -= UInt8(cut)
+        bytes[8] = stream
+        return bytes.dropLast(cut)
+    }
+
+    @Test("[S14] the question may be skipped by who does not know it, and rows are handed on")
+    func asks() {
+        var session = SupplierSession.supplying()
+        session.ask(question: 4)
+        let sent = session.sent()
+        #expect(sent.map(\.kind) == [.ask])
+        #expect(sent.first?.header.flags == .ignorable)
+        session.receive(report(), nowMs: 0)
+        let rows = session.takeEvents().compactMap { event in
+            if case .reported(let row) = event { row } else { nil as ReportFrame? }
+        }
+        #expect(rows.map(\.question) == [4])
+        #expect(rows.first?.counts == [ReportFrame.Count(number: 8, value: 9)])
+    }
+
+    @Test("[F6] [F4] a REPORT on a stream or cut short ends the connection with its code")
+    func wrong() {
+        for (bytes, code) in [
+            (report(1), WireCode.unexpectedFrame), (report(truncatedBy: 1), .malformedPayload),
+        ] {
+            var session = SupplierSession.supplying()
+            session.receive(bytes, nowMs: 0)
+            #expect(session.sent().last?.error?.code == code)
+            #expect(session.isOver)
+        }
+    }
+}
+
 @Suite("Reconnecting")
 struct ReconnectBackoffTests {
     @Test("doubles its ceiling up to the cap, draws all of it, and starts over on success")

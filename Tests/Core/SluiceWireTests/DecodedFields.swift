@@ -25,6 +25,14 @@ extension DecodedFrame {
         case .offer(let offer): fields(of: offer)
         case .grant(let grant): ["offer": "\(grant.offer.rawValue)", "slots": "\(grant.slots)"]
         case .withdraw(let withdraw): ["offer": "\(withdraw.offer.rawValue)"]
+        case .ask(let ask): ["question": "\(ask.question)"]
+        case .report(let report):
+            [
+                "question": "\(report.question)", "rowsLeft": "\(report.rowsLeft)",
+                "model": report.model?.description ?? "",
+                "counts": report.counts.map { "\($0.number)=\($0.value)" }
+                    .joined(separator: ","),
+            ]
         case .submit(let submit): fields(of: submit)
         case .queued(let queued):
             [

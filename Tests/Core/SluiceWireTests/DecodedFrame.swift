@@ -11,6 +11,8 @@ struct DecodedFrame: Equatable {
         case offer(OfferFrame)
         case grant(GrantFrame)
         case withdraw(WithdrawFrame)
+        case ask(AskFrame)
+        case report(ReportFrame)
         case submit(SubmitFrame)
         case queued(QueuedFrame)
         case assign(AssignFrame)
@@ -46,6 +48,8 @@ struct DecodedFrame: Equatable {
         case .offer: .offer(try OfferFrame(decoding: bytes))
         case .grant: .grant(try GrantFrame(decoding: bytes))
         case .withdraw: .withdraw(try WithdrawFrame(decoding: bytes))
+        case .ask: .ask(try AskFrame(decoding: bytes))
+        case .report: .report(try ReportFrame(decoding: bytes))
         case .submit: .submit(try SubmitFrame(decoding: bytes))
         case .queued: .queued(try QueuedFrame(decoding: bytes))
         case .assign: .assign(try AssignFrame(decoding: bytes))
@@ -82,6 +86,8 @@ struct DecodedFrame: Equatable {
         case .offer(let offer): offer.encode(into: &bytes)
         case .grant(let grant): grant.encode(into: &bytes)
         case .withdraw(let withdraw): withdraw.encode(into: &bytes)
+        case .ask(let ask): ask.encode(into: &bytes)
+        case .report(let report): report.encode(into: &bytes)
         case .submit(let submit):
             submit.encode(
                 stream: stream,

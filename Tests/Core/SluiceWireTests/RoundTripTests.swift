@@ -42,6 +42,25 @@ import Testing
         }
     }
 
+    @Test func report() throws {
+        try forEachRound(seed: 12) { random throws in
+            var report = ReportFrame(
+                question: .random(in: 0 ... .max, using: &random),
+                rowsLeft: .random(in: 0 ... .max, using: &random),
+                model: Bool.random(using: &random) ? randomName(&random) : nil)
+            var number = UInt16.random(in: 0...9, using: &random)
+            for _ in 0..<Int.random(in: 0...256, using: &random) {
+                report.add(
+                    ReportFrame.Count(
+                        number: number, value: .random(in: 0 ... .max, using: &random)))
+                number += .random(in: 1...200, using: &random)
+            }
+            var bytes: [UInt8] = []
+            report.encode(into: &bytes)
+            #expect(try DecodedFrame(bytes).payload == .report(report))
+        }
+    }
+
     @Test func submit() throws {
         try forEachRound(seed: 3) { random throws in
             let body = randomBytes(0...200, &random)

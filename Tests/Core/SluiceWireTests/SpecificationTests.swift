@@ -41,6 +41,11 @@ import Testing
         #expect(documented == inCode)
     }
 
+    @Test func theTableOfReportNumbersIsTheSameAsInCode() {
+        let numbers = rows(after: "\n## 7. Supply", columns: 3).compactMap { UInt16($0[0]) }
+        #expect(numbers == ReportNumber.allCases.map(\.rawValue))
+    }
+
     @Test func theLimitsTableIsTheSameAsInCode() {
         let inCode: [String: UInt64] = [
             "frame bytes": UInt64(WireLimits.frameBytesMax),
@@ -62,6 +67,8 @@ import Testing
             "model name bytes": UInt64(ModelName.byteCountMax),
             "offers of a connection": UInt64(WireLimits.offersMax),
             "slots of a grant": UInt64(WireLimits.slotsMax),
+            "numbers of a report's row": UInt64(WireLimits.reportCountsMax),
+            "pause between reports, ms": WireLimits.reportPauseMs,
             "answer to CANCEL, ms": WireLimits.cancelGraceMs,
             "TLS handshake, ms": WireLimits.handshakeMs,
             "HELLO after it, ms": WireLimits.helloMs,

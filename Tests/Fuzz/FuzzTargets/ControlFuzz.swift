@@ -6,7 +6,7 @@ package enum ControlFuzz {
     /// The kinds whose payload has a decoder.
     private static let kinds: [FrameKind] = [
         .hello, .welcome, .ping, .goAway, .error, .offer, .grant, .withdraw, .submit, .queued,
-        .assign, .started, .end, .cancel, .credit,
+        .assign, .started, .end, .cancel, .credit, .ask, .report,
     ]
     private static let stream = StreamID(7)
 
@@ -67,6 +67,14 @@ package enum ControlFuzz {
             let frame = try WithdrawFrame(decoding: payload)
             frame.encode(into: &bytes)
             check(frame, bytes, WithdrawFrame.init(decoding:))
+        case .ask:
+            let frame = try AskFrame(decoding: payload)
+            frame.encode(into: &bytes)
+            check(frame, bytes, AskFrame.init(decoding:))
+        case .report:
+            let frame = try ReportFrame(decoding: payload)
+            frame.encode(into: &bytes)
+            check(frame, bytes, ReportFrame.init(decoding:))
         default: preconditionFailure("a kind without a decoder")
         }
     }

@@ -165,6 +165,60 @@ struct ConfigurationTests {
         #expect(other.text("store") == "b.sqlite")
     }
 
+    @Test("a worker's lists, numbers, fractions and words")
+    func worker() throws {
+        let file = try ConfigurationFile(
+            path: "f",
+            data: Data(
+                #"""
+                {"worker": {"broker": ["a:1", "b:2"], "model": "m,n=o/p", "slots": "auto",
+                 "engine": [], "tokens-per-second": 2.5, "region": "eu"}}
+                """#.utf8))
+        #expect(file.processes == [.worker])
+        let settings = try EffectiveConfiguration(
+            .worker, environment: ["SLUICE_WORKER_OUTPUT_PRICE": "7"], file: file)
+        #expect(settings.list("broker") == ["a:1", "b:2"])
+        #expect(settings.list("model") == ["m", "n=o/p"])
+        #expect(settings.list("engine") == [])
+        #expect(settings.text("slots") == "auto")
+        #expect(settings.number("slots") == nil)
+        #expect(settings.text("tokens-per-second") == "2.5")
+        #expect(settings.number("output-price") == 7)
+        #expect(settings.required("supply-type") == "community")
+        #expect(
+            try EffectiveConfiguration(
+                .worker, flags: ["slots": "3", "broker": "c:3"], environment: [:], file: file
+            ).number("slots") == 3)
+    }
+
+    @Test(
+        "what is wrong with a worker's settings",
+        arguments: [
+            (#"{"worker": {"slots": "many"}}"#, "from 1 to 65536, or auto"),
+            (#"{"worker": {"slots": 0}}"#, "from 1 to 65536, or auto"),
+            (#"{"worker": {"broker": ["a", ""]}}"#, "none of them empty"),
+            (#"{"worker": {"broker": ["a,b"]}}"#, "a list"),
+            (#"{"worker": {"tokens-per-second": 0}}"#, "from 0.001"),
+            (#"{"worker": {"data-policy": "none"}}"#, "no-training"),
+            (#"{"worker": {"run": "r"}}"#, "nearest that is: run"),
+        ])
+    func workerProblems(_ text: String, _ expected: String) {
+        let found = problems(text)
+        #expect(found.count == 1)
+        #expect(found.first?.contains(expected) == true, "\(found)")
+    }
+
+    @Test("a file of a worker alone is asked for nothing of broker and sidecar")
+    func processes() throws {
+        #expect(
+            try ConfigurationFile(
+                path: "f", data: Data(#"{"run": "r", "worker": {"slots": 1}}"#.utf8)
+            ).processes == ConfiguredProcess.allCases)
+        #expect(
+            try ConfigurationFile(path: "f", data: Data("{}".utf8)).processes
+                == ConfiguredProcess.allCases)
+    }
+
     @Test("what a running process takes over is told apart from what waits for its next start")
     func reloading() throws {
         let before = try settings()

@@ -134,6 +134,7 @@ final class SupplierPeer: Peer {
     private func changeSupply(_ nowUs: UInt64) {
         nextChangeUs = nowUs + UInt64(setting.random.pick(100_000...4_000_000))
         guard isWelcomed, !isHealed else { return }
+        if setting.random.chance(30) { session.ask(question: nextOffer) }
         if offers.isEmpty || (setting.random.chance(40) && offers.count < 8) {
             offer(setting.random.pick(0...setting.options.models - 1))
         } else if setting.random.chance(50) {
@@ -205,7 +206,7 @@ final class SupplierPeer: Peer {
                 setting.oracle.count("supplier cancelled")
                 session.end(handle, code: code)
                 jobs.remove(at: index)
-            case .overdue, .abandoned, .finished: break
+            case .overdue, .abandoned, .finished, .reported: break
             case .draining: break
             case .lost(let loss):
                 isWelcomed = false

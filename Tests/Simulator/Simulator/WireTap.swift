@@ -29,6 +29,8 @@ package final class WireTap {
         var outgoing = FrameAssembler()
         /// Bytes that no longer parse came in: nothing of the peer counts any more.
         var isGarbled = false
+        /// It has sent ASK.
+        var hasAsked = false
         var isOver = false
         var streams: [UInt32: Stream] = [:]
         var bodyCreditBytes: UInt64 = 0
@@ -114,6 +116,7 @@ package final class WireTap {
             guard let grant = try? GrantFrame(decoding: span) else { return }
             let old = lines[connection]?.grants[grant.offer.rawValue] ?? 0
             lines[connection]?.grants[grant.offer.rawValue] = max(old, grant.slots)
+        case .ask: lines[connection]?.hasAsked = true
         case .submit where lines[connection]?.role == .client:
             guard lines[connection]?.streams[number]?.isOpen != true,
                 let submit = try? SubmitFrame(decoding: span)
@@ -277,6 +280,12 @@ package final class WireTap {
             lines[connection]?.streams[number]?.limitBytes = credit.limitBytes
             checkLimit(credit.limitBytes, stream.task)
         case .cancel: break
+        case .report:
+            oracle.check(lines[connection]?.hasAsked == true, "[S14] REPORT without ASK")
+            oracle.check(number == 0, "[F6] REPORT on a stream")
+            oracle.check(
+                (try? ReportFrame(decoding: frame.payload.span)) != nil, "REPORT is malformed")
+            oracle.count("report")
         default: oracle.fail("kind \(frame.header.rawKind) to a supplier")
         }
     }

@@ -17,8 +17,8 @@ from .transport import FRAMES_OF_ANY_KIND, whole
 VECTORS = pathlib.Path(__file__).resolve().parents[3] / "Protocol" / "Vectors"
 _OF_ROLE = {
     Role.CLIENT: {Kind.SUBMIT, Kind.BODY, Kind.CANCEL, Kind.CREDIT},
-    Role.SUPPLIER: {Kind.OFFER, Kind.GRANT, Kind.WITHDRAW, Kind.STARTED, Kind.TOKENS, Kind.END,
-                    Kind.CREDIT},
+    Role.SUPPLIER: {Kind.OFFER, Kind.GRANT, Kind.WITHDRAW, Kind.ASK, Kind.STARTED, Kind.TOKENS,
+                    Kind.END, Kind.CREDIT},
 }
 _OF_ANY = {Kind.PING, Kind.PONG, Kind.GO_AWAY, Kind.ERROR}
 _KNOWN = {int(kind) for kind in Kind}
@@ -55,8 +55,8 @@ def invalid_vectors_of_hello(lab: Lab) -> None:
 
 @case("F1", "F4", "X1", "X2", "X3", "X4", "S1", seconds=40)
 def invalid_vectors_of_supply(lab: Lab) -> None:
-    """Every invalid OFFER, GRANT and WITHDRAW gets its code."""
-    _vectors(lab, Role.SUPPLIER, "offer", "grant", "withdraw")
+    """Every invalid OFFER, GRANT, WITHDRAW and ASK gets its code."""
+    _vectors(lab, Role.SUPPLIER, "offer", "grant", "withdraw", "ask")
 
 
 @case("F1", "F4", "X1", "X2", "X3", "X4", "S1", seconds=40)

@@ -16,7 +16,8 @@ from sluice import wire
 from sluice.codes import ALPN, Code, Flag, Kind
 
 FrameType = TypeVar("FrameType", bound=wire.Frame)
-_ALLOWED_FLAGS = {Kind.TOKENS: int(Flag.REASONING | Flag.ERROR)}
+_ALLOWED_FLAGS = {Kind.TOKENS: int(Flag.REASONING | Flag.ERROR),
+                  Kind.REPORT: int(Flag.IGNORABLE)}
 
 
 class Failed(Exception):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from sluice import wire
-from sluice.codes import Code
+from sluice.codes import Code, Flag
 
 from .lab import Lab, case, check
-from .peer import Peer
+from .peer import Failed, Peer
 
 
 def _assigns(supplier: Peer, count: int) -> list[int]:
@@ -158,6 +158,62 @@ def offers_die_with_their_connection(lab: Lab) -> None:
     check(end.code in (Code.NO_SUPPLIER, Code.DEADLINE_EXCEEDED), "Q10",
           f"END {Code(end.code).label}")
     other.quiet(0.1)
+
+
+def _report(supplier: Peer, question: int) -> dict[str, dict[int, int]]:
+    """An answer's rows by model, each a number's value by number; asked until it comes [S17]."""
+    rows: dict[str, dict[int, int]] = {}
+    left: int | None = None
+    for _ in range(5):
+        supplier.say(wire.Ask(question), flags=Flag.IGNORABLE)
+        try:
+            while left != 0:
+                received = supplier.expect(wire.Report, seconds=1.5)
+                frame = received.frame
+                assert isinstance(frame, wire.Report)
+                check(frame.question == question, "S14", f"question {frame.question}")
+                check(bool(received.header.flags & Flag.IGNORABLE), "S14", "not ignorable")
+                check((frame.model == "") == (left is None), "S15", "the whole is the first row")
+                check(left is None or frame.rows_left == left - 1, "S15", "rows left")
+                rows[frame.model], left = dict(frame.counts), frame.rows_left
+            return rows
+        except Failed:
+            if left is not None:
+                raise
+    raise Failed("[S14] no REPORT")
+
+
+@case("S14", "S15", "S16", seconds=30)
+def supplier_learns_how_it_stands(lab: Lab) -> None:
+    """What came, ended and was lost is told by model, on any connection of the supplier."""
+    run = lab.running(slots=2)
+    run.tokens(b"abc")
+    run.client.expect(wire.Tokens, 1)
+    run.end(output_tokens=1, input_tokens=2)
+    run.client.expect_end(Code.COMPLETED)
+    rows = _report(run.supplier, 7)
+    row = rows[run.model]
+    check(row[4] == 1 and row[5] == 2 and row.get(6, 0) == 0, "S15", f"offers and slots {row}")
+    check((row[8], row[9], row[13], row[14]) == (1, 1, 2, 1), "S15", f"tasks and tokens {row}")
+    whole = rows[""]
+    check(whole[3] >= 1 and whole[8] >= row[8] and whole[2] <= whole[1], "S15", f"whole {whole}")
+    again = lab.run(run.client, run.supplier, run.model, stream=1)
+    again.end(Code.DECLINED)
+    run.client.expect_end(Code.SUPPLIER_FAILED)
+    other = lab.supplier()
+    check(_report(other, 8)[run.model][10] == 1, "S15", "declined, asked on another connection")
+
+
+@case("S17", "L9", waits=True)
+def reports_at_most_once_a_second(lab: Lab) -> None:
+    """Of questions at once one is answered; a flood of them ends the connection."""
+    supplier, _ = lab.serve()
+    _report(supplier, 1)
+    supplier.send(wire.pack(wire.Ask(2)) * 20)
+    supplier.quiet(0.2)
+    supplier.alive()
+    supplier.send(wire.pack(wire.Ask(3)) * 1_100)
+    supplier.expect_error(Code.FLOOD)
 
 
 @case("S9", "D6", "D8", "D9")

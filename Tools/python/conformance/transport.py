@@ -23,6 +23,7 @@ FRAMES_OF_ANY_KIND: dict[Kind, wire.Frame] = {
     Kind.PING: wire.Ping(1), Kind.PONG: wire.Pong(1),
     Kind.GO_AWAY: wire.GoAway(Code.SHUTTING_DOWN, 0),
     Kind.OFFER: wire.Offer(1, "m"), Kind.GRANT: wire.Grant(0, 1), Kind.WITHDRAW: wire.Withdraw(1),
+    Kind.ASK: wire.Ask(1), Kind.REPORT: wire.Report(1),
     Kind.SUBMIT: wire.Submit("m", 0), Kind.BODY: wire.Body(b"x" * 1_024),
     Kind.QUEUED: wire.Queued(1, 1, 16_384), Kind.ASSIGN: wire.Assign(1, 1, 1, 0),
     Kind.STARTED: wire.Started(1), Kind.TOKENS: wire.Tokens(b"x"),

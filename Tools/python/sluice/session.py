@@ -18,7 +18,7 @@ from .codes import ALPN, VERSION, Code, Kind, Retry, Role
 
 _FROM_BROKER = {
     Role.CLIENT: {Kind.QUEUED, Kind.TOKENS, Kind.END, Kind.CREDIT},
-    Role.SUPPLIER: {Kind.ASSIGN, Kind.BODY, Kind.CANCEL, Kind.CREDIT},
+    Role.SUPPLIER: {Kind.REPORT, Kind.ASSIGN, Kind.BODY, Kind.CANCEL, Kind.CREDIT},
 }
 _FROM_BROKER_ANY = {Kind.PING, Kind.PONG, Kind.GO_AWAY, Kind.ERROR}
 _TASK_KINDS = 0x20
@@ -158,10 +158,10 @@ class Session:
 
     # MARK: Out
 
-    def send(self, frame: wire.Frame, stream: int = 0) -> None:
+    def send(self, frame: wire.Frame, stream: int = 0, flags: int = 0) -> None:
         """Sends a control frame at once, ahead of data that waits for its turn [O2]."""
         if self._over is None:
-            self._writer.write(wire.pack(frame, stream))
+            self._writer.write(wire.pack(frame, stream, flags))
 
     @contextlib.asynccontextmanager
     async def data_turn(self) -> Any:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from . import wire
 from .codes import (
-    CANCEL_GRACE_MS, HEADER_BYTES, MAX_CREDIT, MAX_PAYLOAD_BYTES, NO_CEILING,
+    CANCEL_GRACE_MS, HEADER_BYTES, MAX_CREDIT, MAX_PAYLOAD_BYTES, NO_CEILING, REPORT_PAUSE_MS,
     WAITING_CREDIT_BYTES, Code, Flag, Role,
 )
 from .session import ConnectionLost, Credential, Session, hello
@@ -30,6 +30,7 @@ STOP, LENGTH, OTHER = 0, 1, 2
 _HELD_BYTES = 65_536  # [P22]
 _ERROR_BODY_BYTES = 65_536  # [P5]
 _MOST_TOKENS = 65_535  # [K4]
+_MOST_ROWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,8 @@ class Supplier:
         self._idle.set()
         self._over: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
         self.draining = False
+        self._questions = 0
+        self._rows: asyncio.Queue[wire.Report] = asyncio.Queue(_MOST_ROWS)
         session.start(self)
 
     @classmethod
@@ -332,6 +335,28 @@ class Supplier:
         del self._models[offer]
         self.session.send(wire.Withdraw(offer))
 
+    async def standing(self, patience: float = 5) -> dict[str, dict[int, int]] | None:
+        """How this supplier stands, by model, as a whole under ``""``: numbers of section 7 and
+        their values. None where the broker does not tell [S14]. One caller at a time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    self._questions += 1
+                    self.session.send(wire.Ask(self._questions), flags=Flag.IGNORABLE)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(REPORT_PAUSE_MS / 1_000 + 0.1):  # [S17]
+                            return await self._answered(self._questions)
+        return None
+
+    async def _answered(self, question: int) -> dict[str, dict[int, int]]:
+        rows: dict[str, dict[int, int]] = {}
+        while True:
+            row = await self._rows.get()
+            if row.question == question:
+                rows[row.model] = dict(row.counts)
+                if row.rows_left == 0:
+                    return rows
+
     async def drain(self, grace_ms: int = 30_000) -> None:
         """Withdraws everything by GO-AWAY [G4], waits for what runs, and closes."""
         self.draining = True
@@ -356,6 +381,11 @@ class Supplier:
     def received(self, header: wire.Header, frame: wire.Frame) -> None:
         """Frames from the broker: the table "supplier stream at the supplier" of section 16."""
         if isinstance(frame, wire.GoAway):
+            return
+        if isinstance(frame, wire.Report):
+            if self._rows.full():  # nobody asked
+                raise wire.WireError(Code.FLOOD)
+            self._rows.put_nowait(frame)
             return
         running = self._running.get(header.stream)
         if isinstance(frame, wire.Assign):

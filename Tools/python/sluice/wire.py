@@ -15,7 +15,8 @@ from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from .codes import (
     HEADER_BYTES, MAX_CREDENTIAL_BYTES, MAX_CREDIT, MAX_EXTENSION_BYTES, MAX_MODEL_BYTES,
-    MAX_PAYLOAD_BYTES, MAX_PRICE, MAX_SLOTS, MAX_STREAMS, NO_CEILING, Code, Flag, Kind,
+    MAX_PAYLOAD_BYTES, MAX_PRICE, MAX_REPORT_COUNTS, MAX_SLOTS, MAX_STREAMS, NO_CEILING, Code, Flag,
+    Kind,
 )
 from .fields import (
     AGENT, BROKERS, REGION_OF_OFFER, SUBMIT_EXTENSIONS, TRACE, Reader, WireError, check_model,
@@ -23,9 +24,9 @@ from .fields import (
 )
 
 __all__ = [
-    "FRAMES", "HEADER_BYTES", "Assign", "Body", "Cancel", "Credit", "Decoder", "End", "Error",
-    "Frame", "GoAway", "Grant", "Header", "Hello", "Offer", "Ping", "Pong", "Queued", "Started",
-    "Submit", "Tokens", "Welcome", "WireError", "Withdraw", "pack", "unpack",
+    "FRAMES", "HEADER_BYTES", "Ask", "Assign", "Body", "Cancel", "Credit", "Decoder", "End",
+    "Error", "Frame", "GoAway", "Grant", "Header", "Hello", "Offer", "Ping", "Pong", "Queued",
+    "Report", "Started", "Submit", "Tokens", "Welcome", "WireError", "Withdraw", "pack", "unpack",
 ]
 
 _HEADER = struct.Struct("<IBBHI")
@@ -161,6 +162,11 @@ class Grant(_Plain):
 @_plain(Kind.WITHDRAW, "<I")
 class Withdraw(_Plain):
     offer: int
+
+
+@_plain(Kind.ASK, "<I4x")
+class Ask(_Plain):
+    question: int
 
 
 @_plain(Kind.QUEUED, "<QQII")
@@ -366,6 +372,41 @@ class Offer(Frame):
 
 
 @dataclass(frozen=True)
+class Report(Frame):
+    """A row of the answer to ASK, section 7; ``counts`` are numbers of its table with values."""
+
+    kind: ClassVar[Kind] = Kind.REPORT
+    question: int
+    rows_left: int = 0
+    model: str = ""
+    counts: tuple[tuple[int, int], ...] = ()
+
+    _LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IHHH2x")
+    _COUNT: ClassVar[struct.Struct] = struct.Struct("<HQ")
+
+    def payload(self) -> bytes:
+        model = self.model.encode()
+        return self._LAYOUT.pack(
+            self.question, self.rows_left, len(model), len(self.counts)) + model + b"".join(
+                self._COUNT.pack(*count) for count in self.counts)
+
+    @classmethod
+    def read(cls, payload: bytes) -> Report:
+        reader = Reader(payload)
+        question, rows_left, size, count = reader.fields(cls._LAYOUT)
+        model = reader.take(size)
+        name = check_model(model) if model else ""
+        require(count <= MAX_REPORT_COUNTS)
+        counts: list[tuple[int, int]] = []
+        for _ in range(count):
+            number, value = reader.fields(cls._COUNT)
+            require(not counts or counts[-1][0] < number)
+            counts.append((number, value))
+        reader.finish()
+        return cls(question, rows_left, name, tuple(counts))
+
+
+@dataclass(frozen=True)
 class Submit(Frame):
     """Opens a client stream, section 8. ``body`` is the start of the body [Q2].
 
@@ -472,8 +513,8 @@ class Assign(Frame):
 
 FRAMES: dict[int, type[Frame]] = {
     cls.kind: cls
-    for cls in (Hello, Welcome, Ping, Pong, GoAway, Error, Offer, Grant, Withdraw, Submit, Body,
-                Queued, Assign, Started, Tokens, End, Cancel, Credit)
+    for cls in (Hello, Welcome, Ping, Pong, GoAway, Error, Offer, Grant, Withdraw, Ask, Report,
+                Submit, Body, Queued, Assign, Started, Tokens, End, Cancel, Credit)
 }
 
 

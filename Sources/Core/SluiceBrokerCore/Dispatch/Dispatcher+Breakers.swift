@@ -12,6 +12,7 @@ extension Dispatcher {
         let identity = tasks[Int(task)].identity
         guard identity != noIndex else { return }
         tasks[Int(task)].identity = noIndex
+        books.done(tasks[Int(task)].row, SupplierBooks.End(outcome, report))
         if let report { learn(task, report, nowUs: nowUs, out: &out) }
         identities[Int(identity)].running -= 1
         let isProbe = tasks[Int(task)].isProbe

@@ -81,6 +81,9 @@ extension Dispatcher {
             offerModel: tasks[index].dispatches == 0 ? 0 : tasks[index].model,
             supplyType: tasks[index].supplyType, dispatches: tasks[index].dispatches,
             winReason: tasks[index].winReason.rawValue)
+        if tasks[index].dispatches > 0 {
+            books.earned(tasks[index].row, usage, charge.supplierEarning, wallUs: wallUs)
+        }
         journalFreeRecords -= 1
         out.journal.append(.ended(slot: report.task, record))
         counters.ended += 1

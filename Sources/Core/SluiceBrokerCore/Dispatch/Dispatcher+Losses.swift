@@ -49,7 +49,9 @@ extension Dispatcher {
         weight: UInt64, nowUs: UInt64
     ) {
         let offer = models[model].offers[place]
-        lost.add(offer: offer, lossReason(offer, task, wonBy: reason, nowUs: nowUs), weight)
+        let why = lossReason(offer, task, wonBy: reason, nowUs: nowUs)
+        lost.add(offer: offer, why, weight)
+        books.lost(offers[Int(offer)].row, why, weight)
     }
 
     private func lossReason(

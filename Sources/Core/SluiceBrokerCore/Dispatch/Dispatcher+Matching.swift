@@ -200,6 +200,8 @@ extension Dispatcher {
         tasks[index].state = .running
         tasks[index].offer = offer
         tasks[index].identity = suppliers[supplier].identity
+        tasks[index].row = offers[Int(offer)].row
+        books.dispatched(tasks[index].row)
         tasks[index].dispatchedUs = nowUs
         if tasks[index].dispatches == 0 {
             let waitedUs = nowUs - tasks[index].acceptedUs

@@ -24,6 +24,8 @@ extension Dispatcher {
         offer.supplier = supplier
         offer.model = model
         offer.identity = identities[Int(suppliers[index].identity)].number
+        offer.row = books.offered(
+            by: offer.identity, model: model, wallMs: wallUs / 1_000)
         offer.region = frame.region
         offer.speed = SpeedEstimate(prior: models[Int(model)].speed)
         offer.id = frame.offer
@@ -74,7 +76,7 @@ extension Dispatcher {
         }
         offers[Int(offer)].isWithdrawn = true
         unlist(offer, nowUs: nowUs)
-        if offers[Int(offer)].inUse == 0 { forget(offer) }
+        if offers[Int(offer)].inUse == 0 { forget(offer, nowUs: nowUs) }
     }
 
     /// The supplier drains: none of its offers stands any more.
@@ -83,7 +85,7 @@ extension Dispatcher {
         for offer in suppliers[Int(supplier)].offers where !offers[Int(offer)].isWithdrawn {
             offers[Int(offer)].isWithdrawn = true
             unlist(offer, nowUs: nowUs)
-            if offers[Int(offer)].inUse == 0 { forget(offer) }
+            if offers[Int(offer)].inUse == 0 { forget(offer, nowUs: nowUs) }
         }
     }
 
@@ -104,7 +106,7 @@ extension Dispatcher {
         }
         offers[Int(offer)].inUse -= 1
         let isGone = offers[Int(offer)].isWithdrawn && offers[Int(offer)].inUse == 0
-        if isGone { forget(offer) }
+        if isGone { forget(offer, nowUs: nowUs) }
         // The slots of a full connection were missing to all of its offers.
         if wasFull { return serveAll(ofSupplier: supplier, nowUs: nowUs, out: &out) }
         guard !isGone else { return }
@@ -115,7 +117,7 @@ extension Dispatcher {
     /// Takes the offer of a lost connection out of every list.
     mutating func removeOffer(_ offer: UInt32, nowUs: UInt64) {
         if !offers[Int(offer)].isWithdrawn { unlist(offer, nowUs: nowUs) }
-        release(offer: offer)
+        release(offer: offer, nowUs: nowUs)
     }
 
     /// Tasks of its model may be matched to it from now on.
@@ -174,12 +176,13 @@ extension Dispatcher {
     }
 
     /// A withdrawn offer whose last stream is over.
-    private mutating func forget(_ offer: UInt32) {
+    private mutating func forget(_ offer: UInt32, nowUs: UInt64) {
         suppliers[Int(offers[Int(offer)].supplier)].offers.removeAll { $0 == offer }
-        release(offer: offer)
+        release(offer: offer, nowUs: nowUs)
     }
 
-    private mutating func release(offer: UInt32) {
+    private mutating func release(offer: UInt32, nowUs: UInt64) {
+        books.withdrawn(offers[Int(offer)].row, nowMs: nowUs / 1_000)
         offers[Int(offer)] = Offer()
         lost.forget(offer: offer)
         idleOffers.append(offer)

@@ -43,6 +43,7 @@ package struct Dispatcher: ~Copyable {
     /// Position of `ageOffers`.
     var agedOffer = 0
     var lost = LostMatches()
+    var books: SupplierBooks
     var frontier = Frontier()
     var affinity: AffinityTable
     var models: [Model] = []
@@ -79,6 +80,7 @@ package struct Dispatcher: ~Copyable {
         self.openTasksMax = min(openTasksMax, limits.openTasks)
         arenas = ArenaBudget(
             bodyBytes: limits.bodyArenaBytes, answerBytes: limits.answerArenaBytes)
+        books = SupplierBooks(rowsMax: limits.supplierRows)
         affinity = AffinityTable(entries: limits.affinityEntries)
         idempotency = IdempotencyTable(
             perAccount: limits.idempotencyKeysPerAccount,
@@ -133,6 +135,8 @@ package struct Dispatcher: ~Copyable {
             granted(connection, frame, nowUs: nowUs, out: &out)
         case .withdraw(let connection, let frame):
             withdrawn(connection, frame, nowUs: nowUs, out: &out)
+        case .ask(let connection, let frame):
+            asked(connection, frame, nowUs: nowUs, out: &out)
         case .withdrawAll(let connection):
             withdrawnAll(connection, nowUs: nowUs)
         case .submit(let submission):
@@ -183,6 +187,7 @@ package struct Dispatcher: ~Copyable {
         idempotency.sweep(nowUs: nowUs)
         probeSuppliers(nowUs: nowUs, out: &out)
         ageOffers(nowUs: nowUs, out: &out)
+        books.age(nowMs: nowUs / 1_000)
         for shard in peers.indices {
             for index in peers[shard].indices where peers[shard][index].isPresent {
                 let peer = peers[shard][index]

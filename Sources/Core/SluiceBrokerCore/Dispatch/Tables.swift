@@ -29,6 +29,8 @@ struct SupplierIdentity {
     var connections: [UInt32] = []
     /// Tasks it has that are not done.
     var running = 0
+    /// When it was last told how it stands; 0 = not yet.
+    var reportedMs: UInt64 = 0
 }
 
 /// One connection of a supplier identity.
@@ -73,6 +75,8 @@ struct Offer {
     var inUse: UInt32 = 0
     /// The supplier's identity; 0 = none.
     var identity: UInt64 = 0
+    /// Where its tasks are counted for its supplier; `noIndex` = nowhere.
+    var row = noIndex
     var region: ShortText?
     /// The supplier's number for it.
     var id = OfferID.connection
@@ -178,6 +182,8 @@ struct DispatchTask {
     /// The chosen offer and its supplier's place in `identities`, while running.
     var offer = noIndex
     var identity = noIndex
+    /// Its row in the supplier's books; `noIndex` = none.
+    var row = noIndex
     /// Its supplier's breaker waits for it.
     var isProbe = false
     var dispatchedUs: UInt64 = 0

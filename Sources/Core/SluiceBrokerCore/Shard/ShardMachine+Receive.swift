@@ -71,7 +71,7 @@ extension ShardMachine {
             return try hello(connection, header, payload, place, out: &out)
         }
         switch kind {
-        case .ping, .pong, .goAway, .error, .offer, .grant, .withdraw:
+        case .ping, .pong, .goAway, .error, .offer, .grant, .withdraw, .ask:
             guard header.stream == .connection else {
                 return fail(connection, .unexpectedFrame, header: header, out: &out)
             }
@@ -80,7 +80,7 @@ extension ShardMachine {
         case .submit, .body, .started, .tokens, .end, .cancel, .credit:
             try receivedOnStream(
                 connection, kind, header, payload, place, nowUs: nowUs, out: &out)
-        case .hello, .welcome, .queued, .assign, .resume:
+        case .hello, .welcome, .report, .queued, .assign, .resume:
             fail(connection, .unexpectedFrame, header: header, out: &out)
         }
     }
@@ -114,6 +114,11 @@ extension ShardMachine {
         case .withdraw where isSupplier:
             let frame = try WithdrawFrame(decoding: payload)
             out.requests.append(.withdraw(reference(connection), frame))
+        case .ask where isSupplier:
+            let frame = try AskFrame(decoding: payload)
+            unproductive(connection, header, nowUs: nowUs, out: &out)
+            guard connections[Int(connection)].phase == .open else { return }
+            out.requests.append(.ask(reference(connection), frame))
         default:
             fail(connection, .unexpectedFrame, header: header, out: &out)
         }

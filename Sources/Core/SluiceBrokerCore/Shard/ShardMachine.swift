@@ -227,6 +227,22 @@ package struct ShardMachine: ~Copyable {
         markDirty(connection, out: &out)
     }
 
+    /// A report for a supplier that asked. It is left out where its connection already has much to
+    /// read: nobody is cut for having asked.
+    private mutating func sendReport(
+        _ frames: [UInt8], on connection: UInt32, out: inout ShardOutput
+    ) {
+        let slot = Int(connection)
+        guard connections[slot].phase == .open,
+            connections[slot].controlBytes + frames.count <= limits.controlBytesMax / 2
+        else { return }
+        connections[slot].controlBytes += frames.count
+        out.actions.append(
+            .report(connection: connection, report: UInt32(out.reports.count)))
+        out.reports.append(frames)
+        markDirty(connection, out: &out)
+    }
+
     mutating func markDirty(_ connection: UInt32, out: inout ShardOutput) {
         guard !connections[Int(connection)].isDirty else { return }
         connections[Int(connection)].isDirty = true
@@ -372,6 +388,9 @@ package struct ShardMachine: ~Copyable {
         case .refuseConnection(let connection, let code):
             guard isCurrent(connection) else { return }
             cut(connection.index, code, out: &out)
+        case .report(let connection, let frames):
+            guard isCurrent(connection) else { return }
+            sendReport(frames, on: connection.index, out: &out)
         case .admitted(let stream, let task):
             admitted(stream, task, out: &out)
         case .accepted(let stream, let task, let taskID, let position):

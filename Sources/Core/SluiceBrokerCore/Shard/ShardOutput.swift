@@ -7,6 +7,8 @@ package enum ShardAction {
     case send(connection: UInt32, ControlFrame)
     /// Append WELCOME (see `ShardMachine.welcome`) to the connection's control queue.
     case welcome(connection: UInt32)
+    /// Append `out.reports[report]`, whole frames, to the connection's control queue.
+    case report(connection: UInt32, report: UInt32)
     /// Hash the credential at `start`, wipe it, and answer with `credential`.
     case authenticate(connection: UInt32, start: UInt32, count: UInt32, kind: CredentialKind)
     /// Answer with `certificate`: the one that the connection's TLS session has verified.
@@ -59,6 +61,8 @@ package struct ShardOutput: ~Copyable {
     package var requests: [DispatchRequest] = []
     /// What `relay` actions name; forgotten with them.
     package var relayed: [RelayMessage] = []
+    /// What `report` actions name; forgotten with them.
+    package var reports: [[UInt8]] = []
     /// Connections that have something to send since the list was last taken.
     package var dirty: [UInt32] = []
 
@@ -67,6 +71,7 @@ package struct ShardOutput: ~Copyable {
         if !actions.isEmpty { actions.removeAll(keepingCapacity: true) }
         if !staged.isEmpty { staged.removeAll(keepingCapacity: true) }
         if !relayed.isEmpty { relayed.removeAll(keepingCapacity: true) }
+        if !reports.isEmpty { reports.removeAll(keepingCapacity: true) }
     }
 
     package init() {

@@ -209,7 +209,7 @@ final class MoneySupplier {
                 session.end(handle, code: code)
                 jobs.removeAll { $0.handle == handle }
             case .lost: jobs = []
-            case .overdue, .abandoned, .finished, .draining: break
+            case .overdue, .abandoned, .finished, .draining, .reported: break
             }
         }
     }
