@@ -9,6 +9,9 @@ import Store
 /// directory what the store has committed. One thread owns it.
 struct RecordApplier: ~Copyable {
     private static let lostCheckIntervalUs: UInt64 = 5_000_000
+    /// Another node's sidecar may be behind for a while: only what it has not told for so long is
+    /// ended for it.
+    private static let foreignLostAfterUs: UInt64 = 86_400_000_000
     /// Between two looks at what others have committed: less than the applying thread's longest
     /// sleep, so that each of its turns looks.
     private static let syncIntervalUs: UInt64 = 80_000
@@ -214,8 +217,11 @@ struct RecordApplier: ~Copyable {
         let present = check.present.union(try InstanceDirectory.findInstances(runDirectory))
         do {
             let store = try openStore()
-            let lost = try store.openTasks(acceptedBefore: wallUs - lostAfterUs)
-                .filter { !present.contains($0.task.instance) }
+            let lost = try store.openTasks(
+                acceptedBefore: wallUs - lostAfterUs, node: node,
+                foreignBefore: wallUs - min(wallUs, lostAfterUs + Self.foreignLostAfterUs)
+            )
+            .filter { !present.contains($0.task.instance) }
             if !lost.isEmpty {
                 try store.closeAsLost(lost, atUs: wallUs)
                 SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])

@@ -62,7 +62,13 @@ package struct SegmentLog: ~Copyable {
         }
         var number = numbers.last ?? 1
         let state = numbers.isEmpty ? nil : try files.state(number)
-        if state != nil { try files.openForAppend(number).truncate(byteCount: tail) }
+        if state != nil {
+            let found = try files.openForAppend(number)
+            try found.truncate(byteCount: tail)
+            // Who wrote it may have died before its sync. From here on all of it counts as
+            // durable, and rings are released for it.
+            try found.synchronise()
+        }
         if let state, state.mayContinue {
             key = state.key
         } else {

@@ -52,6 +52,11 @@ package struct InMemoryInstance: Sendable {
         head = tail
     }
 
+    /// The reader is done with the records up to this sequence.
+    package mutating func release(through sequence: UInt64) {
+        head = max(head, min(tail, Int(sequence)))
+    }
+
     // MARK: Writes
 
     /// False from the moment of death.

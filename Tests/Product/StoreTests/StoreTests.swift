@@ -218,4 +218,27 @@ import Testing
         #expect(final[0].json.contains("\"supplyType\":\"none\",\"status\":\"lost\""))
         #expect(try store.counts().open == 1)
     }
+
+    @Test(arguments: TestEngine.allCases)
+    func aNodeEndsItsOwnTasksAndThoseOfOthersMuchLater(_ engine: TestEngine) throws {
+        let test = try TestStore(engine)
+        let store = test.store
+        for (instance, node) in [(UInt64(9), UInt64(1)), (10, 2)] {
+            var journal = JournalSketch(instance: instance)
+            journal.start()
+            journal.accept(1, atUs: 1_000)
+            _ = try store.applyBatch(journal.records, node: node)
+        }
+        // Its start was lost with the rest of a page: anyone may end what it left open.
+        var headless = JournalSketch(instance: 11)
+        headless.accept(1, atUs: 1_000)
+        _ = try store.applyBatch(headless.records, node: 3)
+        func instances(node: UInt64, foreignBefore: UInt64) throws -> [UInt64] {
+            try store.openTasks(acceptedBefore: 5_000, node: node, foreignBefore: foreignBefore)
+                .map(\.task.instance)
+        }
+        #expect(try instances(node: 1, foreignBefore: 999) == [9, 11])
+        #expect(try instances(node: 2, foreignBefore: 999) == [10, 11])
+        #expect(try instances(node: 1, foreignBefore: 1_000) == [9, 10, 11])
+    }
 }

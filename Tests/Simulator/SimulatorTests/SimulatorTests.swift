@@ -1,8 +1,8 @@
 import Simulator
 import Testing
 
-/// The broker's core under faults. A failing seed prints its options and last events, and becomes
-/// a test of its own here.
+/// The whole under faults. A failing seed prints its options and last events at its smallest, and
+/// becomes a `RegressionSeed`.
 @Suite("Simulator") struct SimulatorTests {
     /// In release a thousand seeds; unoptimised code takes as long for a few.
     static let seeds: ClosedRange<UInt64> = isOptimised ? 1...1_000 : 1...25
@@ -22,15 +22,7 @@ import Testing
         let report = SimulationReport(seeds: Self.seeds)
         #expect(report.isGreen, "\(report.text)")
         guard Self.isOptimised else { return }
-        let rare = [
-            "dispatched again", "quarantined", "end stalled", "end uploadTimeout",
-            "ended broker_lost", "ended client_lost", "closer died", "end deadlineExceeded",
-            "end supplierLost", "end supplierFailed", "end upstreamRefused", "end queueFull",
-            "end journalFull", "end bodyArenaFull", "end modelUnknown", "end noSupplier",
-            "end drained", "end draining", "error creditExceeded", "error flood",
-            "error keepAliveTimeout", "error unauthenticated", "probed",
-        ]
-        for name in rare { #expect(report.sometimes[name, default: 0] > 0, "never: \(name)") }
+        #expect(ReachedBranches.missing(ReachedBranches.world, in: report.sometimes) == [])
     }
 
     @Test("several brokers on the same wallets: no overdraft, nothing settled twice, sum zero")
@@ -38,19 +30,43 @@ import Testing
         let report = SimulationReport(moneySeeds: Self.isOptimised ? 1...400 : 1...10)
         #expect(report.isGreen, "\(report.text)")
         guard Self.isOptimised else { return }
-        let rare = [
-            "broker died", "sidecar died before its commit", "sidecar died before the directory",
-            "end budgetExhausted", "end insufficientFunds", "end rateLimited", "end duplicate",
-            "lease waits", "holds refused",
-        ]
-        for name in rare { #expect(report.sometimes[name, default: 0] > 0, "never: \(name)") }
+        #expect(ReachedBranches.missing(ReachedBranches.money, in: report.sometimes) == [])
+    }
+
+    @Test("what failed once does not fail again", arguments: RegressionSeed.all)
+    func regression(_ entry: RegressionSeed) {
+        let report = SimulationReport(seeds: entry.seed...entry.seed, words: entry.words)
+        #expect(report.isGreen, "\(entry.fault)\n\(report.text)")
     }
 
     @Test("a rule of money that is broken is found", arguments: MoneySimulation.sabotages)
-    func sabotage(_ rule: String) {
+    func moneySabotage(_ rule: String) {
         let isFound = (1...40).contains { seed in
             !MoneySimulation(seed: UInt64(seed), sabotage: rule).run().failures.isEmpty
         }
         #expect(isFound)
+    }
+
+    @Test("a broken rule is found, and its run made small", arguments: Sabotage.allCases)
+    func sabotage(_ rule: Sabotage) throws {
+        let failed = try #require(
+            (1...200).lazy.map { seed in
+                Simulation(
+                    seed: UInt64(seed), options: SimulationOptions(seed: UInt64(seed)),
+                    keepsEvents: false, sabotage: rule
+                ).run()
+            }.first { !$0.failures.isEmpty })
+        let small = Shrinker.shrink(failed, sabotage: rule, runs: 200)
+        #expect(Shrinker.rule(of: small) == Shrinker.rule(of: failed))
+        #expect(small.options.clients + small.options.suppliers <= 3)
+        #expect(small.performedFaults.count <= min(2, failed.performedFaults.count))
+        // The words that a report prints give the same run.
+        var options = SimulationOptions(seed: failed.seed)
+        let isApplied = options.apply(small.options.words(from: options))
+        #expect(isApplied)
+        let again = Simulation(
+            seed: failed.seed, options: options, keepsEvents: false, sabotage: rule
+        ).run()
+        #expect(again.hash == small.hash)
     }
 }

@@ -5,38 +5,98 @@
 #endif
 import Simulator
 
-/// `simulate --seeds A..B [--money] [--json]`: runs each seed twice and reports. With `--money` it
-/// is several brokers on the same wallets. With `--options` it only says what each seed turns on.
+/// Runs seeds of the simulator, each twice, and reports; the first that fails is made small.
 @main
 struct Simulate {
+    private var seeds: ClosedRange<UInt64> = 1...100
+    private var isJSON = false
+    private var isMoney = false
+    private var isTrace = false
+    private var saysOptions = false
+    private var mustReach = false
+    private var words = ""
+    private var commit = "unknown"
+    private var sabotage: Sabotage?
+
     static func main() {
-        var seeds: ClosedRange<UInt64> = 1...100
-        var isJSON = false
-        var isMoney = false
-        var arguments = CommandLine.arguments.dropFirst().makeIterator()
+        guard let simulate = Simulate(CommandLine.arguments.dropFirst()) else {
+            print(
+                """
+                simulate --seeds A..B [--money] [--reach] [--json | --options]
+                simulate --seed S [--with WORDS] [--trace]
+                  --reach       fail where a rare branch was never reached
+                  --with WORDS  change options: "clients=1 stalls=0 skip=3,8"
+                  --trace       print every event of the seed
+                  --commit REV  what a failure calls the code
+                  --sabotage R  break a rule: \
+                \(Sabotage.allCases.map(\.rawValue).joined(separator: ", "))
+                """)
+            exit(2)
+        }
+        simulate.run()
+    }
+
+    private init?(_ given: ArraySlice<String>) {
+        var arguments = given.makeIterator()
         while let argument = arguments.next() {
             switch argument {
             case "--seeds":
                 let parts = (arguments.next() ?? "").split(separator: ".")
                 guard let first = parts.first.flatMap({ UInt64($0) }),
                     let last = parts.last.flatMap({ UInt64($0) }), first <= last
-                else { return usage() }
+                else { return nil }
                 seeds = first...last
+            case "--seed":
+                guard let seed = UInt64(arguments.next() ?? "") else { return nil }
+                seeds = seed...seed
+            case "--with": words = arguments.next() ?? ""
+            case "--commit": commit = arguments.next() ?? ""
+            case "--sabotage":
+                guard let rule = Sabotage(rawValue: arguments.next() ?? "") else { return nil }
+                sabotage = rule
             case "--json": isJSON = true
             case "--money": isMoney = true
-            case "--options":
-                for seed in seeds { print("seed \(seed): \(SimulationOptions(seed: seed))") }
-                return
-            default: return usage()
+            case "--trace": isTrace = true
+            case "--reach": mustReach = true
+            case "--options": saysOptions = true
+            default: return nil
             }
         }
-        let report = isMoney ? SimulationReport(moneySeeds: seeds) : SimulationReport(seeds: seeds)
-        print(isJSON ? report.json : report.text)
-        if !report.isGreen { exit(1) }
+        var options = SimulationOptions(seed: seeds.lowerBound)
+        guard options.apply(words), !isMoney || words.isEmpty else { return nil }
     }
 
-    private static func usage() {
-        print("simulate --seeds A..B [--money] [--json | --options]")
-        exit(2)
+    private func run() {
+        if saysOptions || isTrace {
+            for seed in seeds { tell(seed) }
+            return
+        }
+        let report =
+            isMoney
+            ? SimulationReport(moneySeeds: seeds, commit: commit)
+            : SimulationReport(seeds: seeds, words: words, commit: commit, sabotage: sabotage)
+        print(isJSON ? report.json : report.text)
+        if !report.isGreen { exit(1) }
+        guard mustReach else { return }
+        let missing = ReachedBranches.missing(
+            isMoney ? ReachedBranches.money : ReachedBranches.world, in: report.sometimes)
+        if !missing.isEmpty {
+            print("FAILED: never reached: \(missing.joined(separator: ", "))")
+            exit(1)
+        }
+    }
+
+    /// One seed's options, and with `--trace` what happened.
+    private func tell(_ seed: UInt64) {
+        var options = SimulationOptions(seed: seed)
+        _ = options.apply(words)
+        print("seed \(seed): \(options)")
+        guard isTrace else { return }
+        let result = Simulation(
+            seed: seed, options: options, keepsEvents: true, sabotage: sabotage
+        ).run()
+        for event in result.events { print(event) }
+        print("\(result.steps) steps, hash \(String(result.hash, radix: 16))")
+        if !result.failures.isEmpty { exit(1) }
     }
 }

@@ -10,16 +10,25 @@ package struct OpenTask: Equatable, Sendable {
 
 extension Store {
     /// Tasks accepted at or before `acceptedAtUs` that have not ended, oldest first, at most
-    /// `count`.
+    /// `count`: those of `node`'s instances, those whose instance nobody knows, and other nodes'
+    /// that were accepted before `foreignBefore`.
     package func openTasks(
-        acceptedBefore acceptedAtUs: UInt64, count: Int = 10_000
+        acceptedBefore acceptedAtUs: UInt64, node: UInt64 = 0, foreignBefore: UInt64 = 0,
+        count: Int = 10_000
     ) throws(StoreError) -> [OpenTask] {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
                 """
                 SELECT instance, counter, accepted_at_us FROM open_task
-                WHERE accepted_at_us <= $1 ORDER BY accepted_at_us, instance, counter LIMIT $2
-                """, [.integer(signed(acceptedAtUs)), .integer(Int64(count))])
+                WHERE accepted_at_us <= $1 AND (accepted_at_us <= $2 OR NOT EXISTS (
+                    SELECT 1 FROM instance i
+                    WHERE i.instance = open_task.instance AND i.node <> $3))
+                ORDER BY accepted_at_us, instance, counter LIMIT $4
+                """,
+                [
+                    .integer(signed(acceptedAtUs)), .integer(signed(foreignBefore)),
+                    .integer(signed(node)), .integer(Int64(count)),
+                ])
             var tasks: [OpenTask] = []
             for row in rows {
                 tasks.append(

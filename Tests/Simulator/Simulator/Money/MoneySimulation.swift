@@ -194,10 +194,12 @@ package struct MoneySimulation: ~Copyable {
     private mutating func sidecar(mayDie: Bool = true) {
         let before = model
         for node in nodes {
-            for dead in node.graveyard { model.apply(dead, nowMs: wallMs) }
-            model.apply(node.broker.instance, nowMs: wallMs)
+            for instance in node.graveyard + [node.broker.instance] {
+                model.apply(
+                    instance.records.prefix(instance.tail), node: 0, nowMs: wallMs)
+            }
             for dead in node.graveyard where dead.closedBy != 0 {
-                model.closeLeases(of: dead, nowMs: wallMs)
+                model.closeLeases(of: dead.id, tail: dead.tail, nowMs: wallMs)
             }
         }
         if mayDie, random.chance(10) {

@@ -1,4 +1,3 @@
-import SluiceInMemory
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
@@ -24,9 +23,15 @@ struct WalletModel {
     private(set) var ledger = LedgerBalances()
     private(set) var wallets: [UInt64: Wallet] = [:]
     /// Records that are applied, by instance.
-    private(set) var cursors: [UInt64: Int] = [:]
+    private(set) var cursors: [UInt64: UInt64] = [:]
     private var accountOf: [TaskID: UInt64] = [:]
-    private(set) var settled: Set<TaskID> = []
+    /// The record by which each task ended.
+    private(set) var settled: [TaskID: EndedRecord] = [:]
+    /// An ENDED may come before its ACCEPTED, from another journal; it waits.
+    var takesEarlyEnds = false
+    private(set) var early: [TaskID: EndedRecord] = [:]
+    private var nodeOf: [UInt64: Int] = [:]
+    private var openTasks: [TaskID: AcceptedRecord] = [:]
     private(set) var failures: [String] = []
     /// By instance: tasks accepted and not ended.
     private var open: [UInt64: Int] = [:]
@@ -56,29 +61,38 @@ struct WalletModel {
         noteChanges()
     }
 
-    /// Applies what is published of a journal.
-    mutating func apply(_ instance: InMemoryInstance, nowMs: UInt64) {
-        let from = cursors[instance.id, default: 0]
-        for record in instance.records[from..<max(from, instance.tail)] {
-            apply(record, of: instance.id, nowMs: nowMs)
+    /// Applies records in one transaction; those at or below their journal's cursor are skipped.
+    mutating func apply(_ records: some Sequence<JournalRecord>, node: Int, nowMs: UInt64) {
+        for record in records where record.sequence > cursors[record.instance, default: 0] {
+            cursors[record.instance] = record.sequence
+            nodeOf[record.instance] = node
+            apply(record, nowMs: nowMs)
         }
-        cursors[instance.id] = instance.tail
         noteChanges()
     }
 
-    private mutating func apply(_ record: JournalRecord, of instance: UInt64, nowMs: UInt64) {
+    /// Only to break the rule that cursors and records are one transaction.
+    mutating func setCursors(_ cursors: [UInt64: UInt64]) {
+        self.cursors = cursors
+    }
+
+    private mutating func apply(_ record: JournalRecord, nowMs: UInt64) {
         switch record.kind {
         case .accepted:
             guard let accepted = AcceptedRecord(record) else { return }
-            accountOf[accepted.task] = accepted.account
-            open[instance, default: 0] += 1
+            guard accountOf.updateValue(accepted.account, forKey: accepted.task) == nil else {
+                return failures.append("[I9] \(accepted.task) was accepted twice in the store")
+            }
+            openTasks[accepted.task] = accepted
+            open[record.instance, default: 0] += 1
+            if let ended = early.removeValue(forKey: accepted.task) { settle(ended) }
         case .ended:
             guard let ended = EndedRecord(record) else { return }
             settle(ended)
             if sabotage == .settleTwice { settle(ended) }
         case .lease:
             guard let lease = LeaseRecord(record) else { return }
-            wallets[lease.account]?.apply(lease, instance: instance, nowMs: nowMs)
+            wallets[lease.account]?.apply(lease, instance: record.instance, nowMs: nowMs)
         default:
             break
         }
@@ -86,11 +100,16 @@ struct WalletModel {
 
     private mutating func settle(_ ended: EndedRecord) {
         guard let account = accountOf[ended.task] else {
+            if takesEarlyEnds {
+                early[ended.task] = ended
+                return
+            }
             return failures.append("ENDED of \(ended.task) before its ACCEPTED")
         }
-        guard settled.insert(ended.task).inserted else {
-            return failures.append("\(ended.task) was settled twice")
+        guard settled.updateValue(ended, forKey: ended.task) == nil else {
+            return failures.append("[I9] \(ended.task) was settled twice")
         }
+        openTasks[ended.task] = nil
         open[ended.task.instance, default: 0] -= 1
         guard
             let cover = wallets[account]?.spend(
@@ -108,12 +127,43 @@ struct WalletModel {
     }
 
     /// An instance is gone, closed by another, and applied to its end: its leases are over.
-    mutating func closeLeases(of instance: InMemoryInstance, nowMs: UInt64) {
-        guard cursors[instance.id, default: 0] == instance.tail,
-            open[instance.id, default: 0] == 0
+    mutating func closeLeases(of instance: UInt64, tail: Int, nowMs: UInt64) {
+        guard cursors[instance, default: 0] == UInt64(tail), open[instance, default: 0] == 0
         else { return }
-        close(instance.id, nowMs: nowMs)
+        close(instance, nowMs: nowMs)
     }
+
+    /// Ends, at no cost, tasks of a node's instances that are gone (nil: of any node's); says how
+    /// many.
+    mutating func endLost(
+        node: Int?, present: Set<UInt64>, acceptedBeforeUs: UInt64
+    ) -> Int {
+        let lost = openTasks.values.filter {
+            (node == nil || nodeOf[$0.instance] == node) && !present.contains($0.instance)
+                && $0.acceptedAtUs <= acceptedBeforeUs
+        }.sorted { ($0.instance, $0.counter) < ($1.instance, $1.counter) }
+        for record in lost {
+            settle(
+                EndedRecord(
+                    task: record.task, status: .lost, code: .internalFault, durationUs: 0))
+        }
+        return lost.count
+    }
+
+    /// The leases of a node's instances that are gone and have nothing open.
+    mutating func closeVanished(node: Int, present: Set<UInt64>, nowMs: UInt64) {
+        for instance in nodeOf.keys.sorted()
+        where nodeOf[instance] == node && !present.contains(instance)
+            && open[instance, default: 0] == 0
+            && wallets.values.contains(where: { $0.leases.contains { $0.instance == instance } })
+        {
+            close(instance, nowMs: nowMs)
+        }
+    }
+
+    /// Whether the store has the task's ACCEPTED.
+    func knows(_ task: TaskID) -> Bool { accountOf[task] != nil }
+    var openCount: Int { openTasks.count }
 
     private mutating func close(_ instance: UInt64, nowMs: UInt64) {
         for account in wallets.keys.sorted() {

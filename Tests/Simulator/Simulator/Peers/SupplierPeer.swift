@@ -127,7 +127,14 @@ final class SupplierPeer: Peer {
         let id = nextOffer
         nextOffer += 1
         offers.append((id, model))
-        session.offer(OfferFrame(offer: OfferID(id), model: simulatedModel(model)))
+        var frame = OfferFrame(offer: OfferID(id), model: simulatedModel(model))
+        if setting.options.prepaid {
+            let price = Int64(identity % 3) * 1_000_000
+            frame.prices.input = MicroUSD(price)
+            frame.prices.output = MicroUSD(price * 2)
+            frame.prices.reasoning = MicroUSD(price * 2)
+        }
+        session.offer(frame)
         session.grant(OfferID(id), slots: UInt32(setting.options.slotsPerOffer))
     }
 

@@ -3,6 +3,8 @@ import SluiceWire
 
 /// What one seed turns on: a random subset of faults and limits, so that rare ones meet.
 package struct SimulationOptions: Sendable, CustomStringConvertible {
+    /// Machines, each with a broker, a disk and a sidecar; they share one store.
+    package var brokers = 1
     package var shards = 1
     /// The dispatcher has a thread of its own.
     package var dispatcherIsApart = false
@@ -20,10 +22,23 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
     package var pieceBytesMax = 65_536
     package var delayUsMax = 2_000
     /// Faults are on until then.
-    package var faultsMs: UInt64 = 20_000
+    package var faultsMs = 20_000
+    /// Of the faults that the network and the brokers suffer, in order: those that do not happen.
+    package var skippedFaults: Set<Int> = []
 
     package var stalls = false
     package var resets = false
+    /// One side learns late, or never, that the other is gone.
+    package var halfOpen = false
+    /// The wall clock jumps; the monotonic one does not.
+    package var clockJumps = false
+    package var sidecarCrashes = false
+    /// Refused transactions, commits of unknown outcome, a store that is down.
+    package var storeFaults = false
+    package var fullDisks = false
+    package var powerFailures = false
+    /// Accounts pay in advance: leases, holds, prices.
+    package var prepaid = false
     package var supplierCrashes = false
     package var earlyEnds = false
     package var stubbornSuppliers = false
@@ -67,6 +82,9 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         var shape = RandomStream(root: seed, name: "shards")
         shards = shape.pick([1, 1, 2, 3, 4])
         dispatcherIsApart = shards > 1 && shape.chance(25)
+        brokers = shape.pick([1, 1, 1, 2, 2, 3])
+        // Every broker has a supplier.
+        suppliers = max(suppliers, brokers)
         // One seed in ten is calm: everything must complete.
         guard !random.chance(10) else { return }
         stalls = random.chance(30)
@@ -89,14 +107,14 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         tinyControl = random.chance(10)
         tinyRing = random.chance(15)
         fewStreams = random.chance(20)
-    }
-
-    /// No fault and no narrow limit: every task must complete.
-    package var isCalm: Bool {
-        !(stalls || resets || supplierCrashes || earlyEnds || stubbornSuppliers || slowReaders
-            || deafReaders || shortDeadlines || cancels || drains || revocations || brokerCrashes
-            || supplyChanges || byzantine || slowUploads || tinyArena || tinyQueue || tinyControl
-            || tinyRing)
+        var later = RandomStream(root: seed, name: "more faults")
+        halfOpen = later.chance(25)
+        clockJumps = later.chance(20)
+        sidecarCrashes = later.chance(35)
+        storeFaults = later.chance(35)
+        fullDisks = later.chance(15)
+        powerFailures = later.chance(12)
+        prepaid = later.chance(30)
     }
 
     package var limits: BrokerLimits {
@@ -122,19 +140,10 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
     package var ringRecords: Int { tinyRing ? 1_024 + 12 : 8_192 }
 
     package var description: String {
-        let flags: [(String, Bool)] = [
-            ("stalls", stalls), ("resets", resets), ("supplierCrashes", supplierCrashes),
-            ("earlyEnds", earlyEnds), ("stubborn", stubbornSuppliers),
-            ("slowReaders", slowReaders), ("deafReaders", deafReaders),
-            ("shortDeadlines", shortDeadlines), ("cancels", cancels), ("drains", drains),
-            ("revocations", revocations), ("brokerCrashes", brokerCrashes),
-            ("supplyChanges", supplyChanges), ("byzantine", byzantine),
-            ("slowUploads", slowUploads), ("tinyArena", tinyArena), ("tinyQueue", tinyQueue),
-            ("tinyControl", tinyControl), ("tinyRing", tinyRing), ("fewStreams", fewStreams),
-        ]
-        let on = flags.filter(\.1).map(\.0).joined(separator: " ")
+        let on = Self.switches.filter { self[keyPath: $0.path] }.map(\.name)
+            .joined(separator: " ")
         return """
-            shards \(shards)\(dispatcherIsApart ? "+1" : "") clients \(clients) accounts \(accounts) suppliers \(suppliers) models \(models) \
+            brokers \(brokers) shards \(shards) clients \(clients) accounts \(accounts) suppliers \(suppliers) models \(models) \
             tasks \(tasksPerClient) slots \(slotsPerOffer) body \(bodyBytesMax) \
             frames \(answerFramesMax)x\(frameBytesMax) window \(windowBytes) \
             piece \(pieceBytesMax) delay \(delayUsMax) us [\(on)]

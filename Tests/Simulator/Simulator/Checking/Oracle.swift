@@ -18,6 +18,10 @@ package final class Oracle {
         package var attempts: [Attempt] = []
         package var acceptedRecords = 0
         package var ended: EndedRecord?
+        /// A power failure may have taken its ACCEPTED.
+        package var isForgiven = false
+        /// A power failure took its ENDED, or the slot from which that would have been written.
+        package var isCutOff = false
     }
 
     /// Accounts from here on send bodies that say nothing.
@@ -40,7 +44,7 @@ package final class Oracle {
     package func note(_ event: @autoclosure () -> String) {
         guard keepsEvents else { return }
         events.append("\(nowUs / 1_000) ms  \(event())")
-        if events.count > 4_000 { events.removeFirst(2_000) }
+        if events.count > 400_000 { events.removeFirst(200_000) }
     }
 
     package func fail(_ text: String) {
@@ -102,6 +106,15 @@ package final class Oracle {
     }
 
     package func attemptCount(_ task: TaskID) -> Int { tasks[task]?.attempts.count ?? 0 }
+
+    // MARK: Power failures
+
+    /// What a power failure leaves of a task: its ACCEPTED, and an ENDED.
+    package func powerFailed(_ task: TaskID, isKept: Bool, isEnded: Bool) {
+        if !isKept { tasks[task]?.isForgiven = true }
+        if isEnded { return }
+        tasks[task]?.isCutOff = true
+    }
 
     // MARK: Journal
 
