@@ -35,9 +35,9 @@ import Testing
                 inputTokens: input, outputTokens: output, prices: prices, operation: operation)
         }
         // 1,000 tokens at 0.02 USD a million, and 2 images at 0.04 USD each.
-        #expect(hold(1_000, 2, .image) == 20 + 80_000)
+        #expect(hold(1_000, 2, .image) == 80_020)
         // The same and 500 embeddings at 0.04 USD a million.
-        #expect(hold(1_000, 500, .embedding) == 20 + 20)
+        #expect(hold(1_000, 500, .embedding) == 40)
     }
 
     /// Whatever was cached or reasoned, and at whichever price.
