@@ -1,4 +1,5 @@
 import SluiceBrokerCore
+import SluiceInMemory
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceSession

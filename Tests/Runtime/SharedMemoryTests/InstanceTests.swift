@@ -141,10 +141,11 @@ import Testing
 
     /// Head and tail as no broker and reader leave them: the ring would never be copied, or its
     /// next sequence overflows.
-    @Test(arguments: [
-        (head: UInt64(9), tail: UInt64(3)), (head: UInt64.max, tail: UInt64.max),
-        (head: 0, tail: UInt64(RingLayout.defaultByteCount)), (head: UInt64.max, tail: 0),
-    ])
+    @Test(
+        arguments: [
+            (head: 9, tail: 3), (head: .max, tail: .max),
+            (head: 0, tail: UInt64(RingLayout.defaultByteCount)), (head: .max, tail: 0),
+        ] as [(head: UInt64, tail: UInt64)])
     func aHeadAndTailThatCannotBothBeRightAreRefused(_ at: (head: UInt64, tail: UInt64)) throws {
         let broker = try BrokerInstance.create(
             runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
