@@ -8,5 +8,15 @@ struct RegressionSeed: Sendable, CustomStringConvertible {
 
     var description: String { "seed \(seed) \(words)" }
 
-    static let all: [RegressionSeed] = []
+    static let all = [
+        RegressionSeed(
+            seed: 1, words: "clockJumps=1 prepaid=0 brokers=2",
+            fault: "a sidecar ended its neighbour's running tasks as lost"),
+        RegressionSeed(
+            seed: 8, words: "prepaid=0",
+            fault: "a starting sidecar released the ring for what was not synced"),
+        RegressionSeed(
+            seed: 139, words: "",
+            fault: "the world gave a broker whose tasks wait for a lease no turn for 200 ms"),
+    ]
 }

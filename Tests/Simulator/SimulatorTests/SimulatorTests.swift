@@ -51,15 +51,16 @@ import Testing
     func sabotage(_ rule: Sabotage) throws {
         let failed = try #require(
             (1...200).lazy.map { seed in
-                Simulation(
-                    seed: UInt64(seed), options: SimulationOptions(seed: UInt64(seed)),
-                    keepsEvents: false, sabotage: rule
+                var options = SimulationOptions(seed: UInt64(seed))
+                precondition(options.apply(rule.words))
+                return Simulation(
+                    seed: UInt64(seed), options: options, keepsEvents: false, sabotage: rule
                 ).run()
             }.first { !$0.failures.isEmpty })
         let small = Shrinker.shrink(failed, sabotage: rule, runs: 200)
         #expect(Shrinker.rule(of: small) == Shrinker.rule(of: failed))
-        #expect(small.options.clients + small.options.suppliers <= 3)
-        #expect(small.performedFaults.count <= min(2, failed.performedFaults.count))
+        #expect(small.options.clients <= 2 && small.options.suppliers <= 2)
+        #expect(small.performedFaults.count <= min(3, failed.performedFaults.count))
         // The words that a report prints give the same run.
         var options = SimulationOptions(seed: failed.seed)
         let isApplied = options.apply(small.options.words(from: options))

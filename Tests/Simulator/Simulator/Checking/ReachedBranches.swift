@@ -5,7 +5,7 @@ package enum ReachedBranches {
         "broker died", "clock jump", "closer died", "commit unknown, done",
         "commit unknown, lost", "disk full", "dispatched again", "drained out",
         "end bodyArenaFull", "end bodyTooLarge", "end cancelled", "end deadlineExceeded",
-        "end drained", "end draining", "end insufficientFunds", "ended as lost",
+        "end drained", "end draining", "ended as lost",
         "end journalFull", "end modelUnknown", "end noSupplier",
         "end queueFull", "end stalled", "end supplierFailed", "end supplierLost",
         "end uploadTimeout", "end upstreamRefused", "ended broker_lost", "ended client_lost",

@@ -12,4 +12,9 @@ package enum Sabotage: String, CaseIterable, Sendable {
     case neverClosed
     /// A node's sidecar ends other nodes' tasks as lost, whose instances it cannot see.
     case foreignTasksLost
+
+    /// Options without which the breach is rare.
+    package var words: String {
+        self == .foreignTasksLost ? "clockJumps=1 prepaid=0 brokers=2" : ""
+    }
 }

@@ -46,7 +46,14 @@ extension Simulation {
             node.broker.instance.die(afterWrites: 0)
             brokerDied(node)
         }
-        if !node.isBrokerDown, node.broker.hasWork { planTurn(node) }
+        guard !node.isBrokerDown else { return }
+        if node.broker.hasWork {
+            planTurn(node)
+        } else if node.broker.dispatcher.isLeaseAwaited, !node.isTurnDue {
+            // As a shard's loop looks at its directory while tasks wait for it.
+            node.isTurnDue = true
+            at(nowUs + 5_000, .turn(node: node.number))
+        }
     }
 
     private mutating func readJournal(_ node: Node) {

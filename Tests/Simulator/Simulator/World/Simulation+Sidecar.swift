@@ -193,5 +193,6 @@ extension Simulation {
             node.broker.directoryChanged(.lease(entry), wallUs: wallUs(node))
         }
         node.seenChanges = max(node.seenChanges, node.publishedChanges)
+        if node.broker.hasWork { planTurn(node) }
     }
 }
