@@ -141,17 +141,13 @@ import Testing
 
     /// Head and tail as no broker and reader leave them: the ring would never be copied, or its
     /// next sequence overflows.
-    @Test(
-        arguments: [
-            (head: 9, tail: 3), (head: .max, tail: .max),
-            (head: 0, tail: UInt64(RingLayout.defaultByteCount)), (head: .max, tail: 0),
-        ] as [(head: UInt64, tail: UInt64)])
-    func aHeadAndTailThatCannotBothBeRightAreRefused(_ at: (head: UInt64, tail: UInt64)) throws {
+    @Test(arguments: [[9, 3], [.max, .max], [0, 1 << 40], [.max, 0]] as [[UInt64]])
+    func aHeadAndTailThatCannotBothBeRightAreRefused(_ headAndTail: [UInt64]) throws {
         let broker = try BrokerInstance.create(
             runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
         let path = InstanceDirectory.path(scratch.path, broker.id, .ring)
         let descriptor = open(path, O_RDWR)
-        var (head, tail) = at
+        var (head, tail) = (headAndTail[0], headAndTail[1])
         #expect(pwrite(descriptor, &head, 8, RingLayout.headOffset) == 8)
         #expect(pwrite(descriptor, &tail, 8, RingLayout.tailOffset) == 8)
         close(descriptor)

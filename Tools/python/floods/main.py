@@ -51,7 +51,7 @@ def memory_bound(before: int, content: int, connections: int, established: int,
     records = 34 * 1_024  # its two record buffers
     waiting = (2 * 64 + 256) * 1_024  # ciphertext sealed and being sent, control frames that wait
     task = 2 * 1_024
-    allowance = 4 * _MIB
+    allowance = 8 * _MIB  # tables of accounts, models and refusals, which grow with their use
     return (before + content + connections * session + min(connections, 1_024) * records
             + established * waiting + tasks * task + allowance)
 
