@@ -99,9 +99,11 @@ package struct ShardMachine: ~Copyable {
     package mutating func certificate(
         _ connection: UInt32, digest: Digest256?, out: inout ShardOutput
     ) {
-        guard connections[Int(connection)].phase == .authenticating else { return }
-        guard let digest else { return fail(connection, .unauthenticated, out: &out) }
-        credential(connection, kind: .clientCertificate, digest: digest, out: &out)
+        // None is asked about as one that nobody has: it is called while actions are performed, and
+        // so may leave requests only. The dispatcher refuses it like any that is not known.
+        credential(
+            connection, kind: .clientCertificate, digest: digest ?? Digest256(0, 0, 0, 0),
+            out: &out)
     }
 
     /// The connection is gone, whoever ended it. Its index is free after this.
