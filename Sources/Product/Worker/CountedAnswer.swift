@@ -13,6 +13,12 @@ package struct CountedAnswer {
     package struct Part: Equatable {
         package var bytes: [UInt8]
         package var results: Int
+
+        /// Makes a part.
+        package init(bytes: [UInt8], results: Int) {
+            self.bytes = bytes
+            self.results = results
+        }
     }
 
     /// The bytes are no answer. Closed; carries none of them.

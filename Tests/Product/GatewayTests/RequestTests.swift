@@ -68,14 +68,14 @@ private func fields(_ pairs: [String: String]) -> HTTPFields {
 
     @Test("n is a whole number, or it is odd")
     func choices() throws {
-        func read(_ n: String) throws -> (Int?, Bool) {
+        func read(_ n: String) throws -> String {
             let request = try ClientRequest(bytes(#"{"model":"m","n":\#(n)}"#))
-            return (request.choices, request.hasOddChoices)
+            return "\(request.choices ?? -1) \(request.hasOddChoices)"
         }
-        #expect(try read("3") == (3, false))
-        #expect(try read("null") == (nil, false))
-        #expect(try read("1.5") == (nil, true))
-        #expect(try read(#""3""#) == (nil, true))
+        #expect(try read("3") == "3 false")
+        #expect(try read("null") == "-1 false")
+        #expect(try read("1.5") == "-1 true")
+        #expect(try read(#""3""#) == "-1 true")
     }
 
     @Test(

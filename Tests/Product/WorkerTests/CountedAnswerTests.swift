@@ -1,4 +1,3 @@
-import JSONScanning
 import SluiceWire
 import Testing
 import Worker
@@ -37,7 +36,7 @@ import Worker
 
     @Test(
         "all passes as it came but for the model's name, however it is cut",
-        arguments: [1, 2, 7, 64, .max])
+        arguments: [1, 2, 7, 64, Int.max])
     func verbatim(_ pieces: Int) throws {
         let embeddings = try pass(Self.embeddings, pieces: pieces)
         #expect(embeddings.text == Self.embeddings.replacing(#""up/m""#, with: #""offer""#))
@@ -82,7 +81,7 @@ import Worker
 
     @Test(
         "numbers become base64 of 32-bit floats where that was asked for",
-        arguments: [1, 5, .max])
+        arguments: [1, 5, Int.max])
     func base64(_ pieces: Int) throws {
         let answer = try pass(Self.embeddings, pieces: pieces, encodesBase64: true)
         // struct.pack("<3f", 0.5, -1e-3, 1) and (0.25, 0, -250), by Python's base64.
