@@ -77,7 +77,8 @@ private let dayUs: UInt64 = 86_400_000_000
             try market.store.counts()
                 == RecordCounts(accepted: 3, final: 2, open: 1, duplicates: 0))
         #expect(
-            try market.store.openTasks(acceptedBefore: .max >> 1).map(\.task.counter) == [21])
+            try market.store.openTasks(acceptedBefore: .max >> 1, node: 7).map(\.task.counter)
+                == [21])
         #expect(try market.store.finalRecords(last: 9).map(\.task.counter) == [22, 24])
         let after = try market.store.ledgerCheck()
         #expect(after.sum == 0 && after.contradictions == 0 && after.negativeBalances == 0)

@@ -88,7 +88,7 @@ import Worker
     @Test("the JSON holds every number, and parses")
     func json() throws {
         let told = standings(
-            try report([(.connections, 2)], [("m", [(.lostDeadline, 7), (.waiting, 3)])]))
+            try report([(.connections, 2)], [("m", [(.waiting, 3), (.lostDeadline, 7)])]))
         let value = try JSONValue(parsing: Array(told.json.utf8))
         #expect(String(decoding: value.encoded, as: UTF8.self) == told.json)
         #expect(told.json.contains(#""lost":{"deadline":7}"#))
