@@ -275,7 +275,7 @@ class SupplierTests(unittest.TestCase):
                          TOKENS[2], *upstream)),
                 ("name", ("--broker", "no.such.name.invalid:7700", "--ca", ca, "--token",
                           TOKENS[2], *upstream)),
-                ("token", ("--broker", here, "--ca", ca, *upstream)),
+                ("credential", ("--broker", here, "--ca", ca, *upstream)),
                 ("broker", ("--token", TOKENS[2], *upstream)),
                 ("upstream", (*self.connection(TOKENS[2]), "--upstream", f"http://{closed}")),
                 ("models", (*self.connection(TOKENS[2]), *upstream, "--model", "a=none")),

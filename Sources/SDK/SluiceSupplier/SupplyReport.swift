@@ -36,6 +36,7 @@ public struct SupplyReport: Sendable {
 
     /// What a breaker lets through.
     public enum Breaker: Sendable {
+        /// Tasks come.
         case closed
         /// No tasks come until one may try again, after this time.
         case open(for: Duration)

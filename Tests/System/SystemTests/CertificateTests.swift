@@ -159,14 +159,21 @@ extension SystemSuite {
             try Data(pair.privateKey.utf8).write(to: URL(fileURLWithPath: brief.privateKey))
             _ = try await add(brief, deployment)
             #expect(try await ask(deployment, brief.options).status == 0)
-            let running = try Program(
-                "sluice",
-                [
-                    "ask", "--broker", deployment.broker, "--ca", deployment.authority, "--model",
-                    "demo", "--max-tokens", "10000", "--deadline-ms", "120000",
-                ] + brief.options + ["x"])
-            #expect(try await running.finish().status != 0, "it ran until the certificate ended")
-            #expect(!running.output.isEmpty)
+            let trust = BrokerTrust.file(deployment.authority)
+            try await SluiceClient.withClient(
+                .init(brokers: [deployment.broker], credential: brief.credential, trust: trust)
+            ) { client in
+                var pieces = 0
+                await #expect(throws: (any Error).self, "it ran beyond the certificate's end") {
+                    // An answer takes some five seconds, the certificate is good for six.
+                    for _ in 0..<4 {
+                        let answer = client.stream(
+                            .chat("demo", "x") { $0.deadline = .seconds(120) })
+                        for try await _ in answer { pieces += 1 }
+                    }
+                }
+                #expect(pieces > 0, "it never ran")
+            }
             #expect(try await ask(deployment, brief.options).status == 11)
             let late = try await Program(
                 "sluice",

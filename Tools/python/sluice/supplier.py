@@ -30,6 +30,7 @@ STOP, LENGTH, OTHER = 0, 1, 2
 _HELD_BYTES = 65_536  # [P22]
 _ERROR_BODY_BYTES = 65_536  # [P5]
 _MOST_TOKENS = 65_535  # [K4]
+_COUNTED = frozenset({3, 4})  # operations whose answer is one JSON object of results [P27]
 _MOST_ROWS = 1_024
 
 
@@ -441,7 +442,8 @@ class Supplier:
                 async for piece in pieces:
                     left = running.tokens_left
                     await running.send(replace(piece, tokens=min(piece.tokens, left)))
-                    if piece.tokens >= left:
+                    # One JSON object is sent to its end; its model makes no more than was asked for.
+                    if piece.tokens >= left and running.task.request.operation not in _COUNTED:
                         running.task.finish_reason = LENGTH
                         break
             await running.flush()

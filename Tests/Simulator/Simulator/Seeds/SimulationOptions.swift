@@ -113,7 +113,7 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         sidecarCrashes = later.chance(35)
         storeFaults = later.chance(35)
         fullDisks = later.chance(15)
-        powerFailures = later.chance(12)
+        powerFailures = later.chance(25)
         prepaid = later.chance(30)
     }
 
