@@ -54,6 +54,9 @@ package final class WireTap {
 
     private var lines: [UInt32: Line] = [:]
     private var tasks: [TaskID: TaskBook] = [:]
+    /// Client streams whose CANCEL came since the broker last sealed: what was staged before is on
+    /// its way (decision 53).
+    private var cancelledInTurn: [(connection: UInt32, stream: UInt32)] = []
     private let oracle: Oracle
 
     package init(_ oracle: Oracle) {
@@ -80,10 +83,17 @@ package final class WireTap {
     package func brokerDied() {
         lines = [:]
         tasks = [:]
+        cancelledInTurn = []
     }
 
-    /// A connection that the broker was bound to cut still lives.
+    /// A turn is over, and all that it had to say is sealed: no connection lives that the broker
+    /// was bound to cut.
     package func check(isOpen: (UInt32) -> Bool) {
+        for (connection, stream) in cancelledInTurn
+        where lines[connection]?.streams[stream]?.isOpen == true {
+            lines[connection]?.streams[stream]?.isCancelled = true
+        }
+        cancelledInTurn = []
         for connection in lines.keys.sorted() where lines[connection]?.mustEnd == true {
             oracle.check(!isOpen(connection), "[C5] \(connection) lives beyond its credit")
         }
@@ -121,6 +131,7 @@ package final class WireTap {
             guard lines[connection]?.streams[number]?.isOpen != true,
                 let submit = try? SubmitFrame(decoding: span)
             else { return }
+            cancelledInTurn.removeAll { $0 == (connection, number) }
             var stream = Stream()
             stream.isOpen = true
             stream.limitBytes = submit.creditLimitBytes
@@ -140,7 +151,7 @@ package final class WireTap {
             guard lines[connection]?.streams[number]?.isOpen == true,
                 lines[connection]?.role == .client, (try? CancelFrame(decoding: span)) != nil
             else { return }
-            lines[connection]?.streams[number]?.isCancelled = true
+            cancelledInTurn.append((connection, number))
         case .tokens where lines[connection]?.role == .supplier:
             guard let stream = lines[connection]?.streams[number], stream.isOpen else { return }
             let sent = stream.sentBytes + UInt64(frame.header.frameBytes)
