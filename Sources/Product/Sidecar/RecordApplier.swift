@@ -95,10 +95,7 @@ struct RecordApplier: ~Copyable {
             let batch = try store.applyBatch(
                 records, node: node, nowUs: LocalFileSystem.wallUs())
             if batch.hasChanges { nextSyncUs = 0 }
-            tally.settled(batch, wallUs: LocalFileSystem.wallUs()) { model in
-                // A name is worth no failure: its tasks are counted without one.
-                try? store.modelName(model)
-            }
+            count(batch, store)
         } catch {
             report(error)
             return false
@@ -107,6 +104,13 @@ struct RecordApplier: ~Copyable {
         position.offset = next
         syncDirectory()
         return true
+    }
+
+    private mutating func count(_ batch: AppliedBatch, _ store: Store) {
+        tally.settled(batch, wallUs: LocalFileSystem.wallUs()) { model in
+            // A name is worth no failure: its tasks are counted without one.
+            try? store.modelName(model)
+        }
     }
 
     /// Durable records from `position` on and the offset behind them: from memory, or where they
@@ -223,7 +227,7 @@ struct RecordApplier: ~Copyable {
             )
             .filter { !present.contains($0.task.instance) }
             if !lost.isEmpty {
-                try store.closeAsLost(lost, atUs: wallUs)
+                count(try store.closeAsLost(lost, atUs: wallUs), store)
                 SidecarLog.write(.tasksLost, [.count: UInt64(lost.count)])
             }
             let closed = try store.closeLeases(

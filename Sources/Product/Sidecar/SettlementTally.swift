@@ -52,6 +52,7 @@ package struct SettlementTally {
         guard model.model != 0 else { return "" }
         if let known = names[model] { return known }
         guard let found = name(model) else { return "" }
+        if names.count >= Self.namesMax { names = [:] }
         names[model] = found
         return found
     }

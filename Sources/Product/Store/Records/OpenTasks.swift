@@ -41,9 +41,12 @@ extension Store {
     }
 
     /// Ends tasks as `lost`, at no cost; one that has ended is left as it is.
-    package func closeAsLost(_ tasks: [OpenTask], atUs: UInt64) throws(StoreError) {
-        guard !tasks.isEmpty else { return }
-        try write { (transaction) throws(StoreError) in
+    @discardableResult
+    package func closeAsLost(
+        _ tasks: [OpenTask], atUs: UInt64
+    ) throws(StoreError) -> AppliedBatch {
+        guard !tasks.isEmpty else { return AppliedBatch() }
+        return try write { (transaction) throws(StoreError) in
             var batch = RecordBatch(node: 0, nowUs: atUs)
             for open in tasks {
                 let ended = EndedRecord(
@@ -55,6 +58,7 @@ extension Store {
                 if !known.isEmpty { batch.add(ended.record) }
             }
             try batch.apply(to: transaction)
+            return batch.counts
         }
     }
 
