@@ -156,7 +156,7 @@ let modules: [Module] = [
         uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning"],
         packages: [
             hummingbird, hummingbirdCore, hummingbirdTLS, httpTypes, serviceLifecycle, nioCore,
-            nioPosix, nioHTTPTypes, nioSSL, logging,
+            nioPosix, nioHTTP1, nioHTTPTypes, nioSSL, logging,
         ]),
     Module(
         .product, "Development",

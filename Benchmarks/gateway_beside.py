@@ -35,7 +35,7 @@ from collections.abc import AsyncIterator, Iterator
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODEL = "paced"
 _EVENT = (b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"paced",'
-          b'"choices":[{"index":0,"delta":{"content":" water"},"finish_reason":null}]}\n\n')
+          b'"choices":[{"index":0,"delta":{"content":" %05d"},"finish_reason":null}]}\n\n')
 
 
 class Engine:
@@ -59,10 +59,12 @@ class Engine:
             await reader.readexactly(length)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
                          b"connection: close\r\n\r\n")
-            due = time.monotonic()
+            due, number = time.monotonic(), 0
             while not writer.is_closing():
-                writer.write(_EVENT)
+                # LiteLLM ends a stream that says the same a hundred times.
+                writer.write(_EVENT % (number % 100_000))
                 await writer.drain()
+                number += 1
                 due += 1 / self.rate
                 await asyncio.sleep(due - time.monotonic())
         writer.close()

@@ -133,6 +133,8 @@ struct EventStream: Sendable {
     }
 
     private static func append(_ event: [UInt8], to bytes: inout [UInt8]) {
+        // Mostly one event is written alone: one allocation then, of what it needs.
+        if bytes.isEmpty { bytes.reserveCapacity(event.count + 8) }
         bytes += "data: ".utf8
         bytes += event
         bytes += "\n\n".utf8
