@@ -233,6 +233,9 @@ package struct Simulation: ~Copyable {
         case .toBroker(let link): deliverToBroker(link)
         case .toPeer(let link): deliverToPeer(link)
         case .wake(let peer):
+            // An earlier one was set meanwhile, and has come: it has set the next. Followed all the
+            // same, each would set one more of its own.
+            guard wakeUs[peer] <= nowUs else { return }
             wakeUs[peer] = .max
             guard linkOfPeer[peer] != nil else { return }
             wake(peer)
