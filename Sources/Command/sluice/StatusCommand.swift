@@ -215,6 +215,8 @@ extension Activity {
         line.add("backend", now.total(.backendIsRing) > 0 ? "io_uring" : "epoll")
         line.add("firstTokenP50Us", firstTokenUs.quantile(0.5))
         line.add("firstTokenP99Us", firstTokenUs.quantile(0.99))
+        line.add("tokenGapP50Us", tokenGapUs.quantile(0.5))
+        line.add("tokenGapP99Us", tokenGapUs.quantile(0.99))
         line.add("queueP50Us", queueUs.quantile(0.5))
         line.add("queueP99Us", queueUs.quantile(0.99))
         line.add("tasksPerSecond", Int(tasksPerSecond.rounded()) as Int?)

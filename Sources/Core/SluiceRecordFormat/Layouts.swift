@@ -101,12 +101,18 @@ package enum Counter: Int, CaseIterable, Sendable {
     /// Tasks refused by the limits of an account or key, and those answered with an earlier task
     /// of their idempotency key.
     case limitRefusals, duplicatesAnswered
+    /// Times that an answer had to wait for its client's credit.
+    case creditStalls
+    /// When the certificate in use ends, microseconds since 1970.
+    case certificateExpiresUs
 }
 
 /// A histogram in the statistics page, one per shard: 256 buckets, see `HistogramBucket`.
 @frozen @usableFromInline
 package enum Histogram: Int, CaseIterable, Sendable {
     case ttftUs, durationUs, queueUs, turnUs, sealedBytes
+    /// Between two deliveries of tokens of one answer.
+    case tokenGapUs
 }
 
 /// The statistics page: one header block of 16 KiB, then one block of 16 KiB per shard: 256

@@ -104,6 +104,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     /// Serves until it is drained. Answers the dispatcher, if it was this thread's.
     consuming func run() -> DispatchSeat? {
+        reportCertificate()
         while !isOver { turn() }
         return seat
     }
@@ -152,6 +153,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         guard generation != certificateGeneration else { return }
         certificateGeneration = generation
         transport.replaceContext(certificate.context)
+        reportCertificate()
     }
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.
@@ -398,6 +400,13 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         report()
     }
 
+    /// Writes down when the certificate in use ends; one for all shards, so shard 0 does it.
+    private func reportCertificate() {
+        guard shard.index == 0 else { return }
+        let seconds = UInt64(clamping: certificate.context.certificateExpiry ?? 0)
+        statistics.set(.certificateExpiresUs, min(seconds, .max / 1_000_000) * 1_000_000)
+    }
+
     /// Copies the counters of this shard to the statistics page.
     private func report() {
         let counters = shard.counters
@@ -412,6 +421,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         statistics.set(.readersStalled, counters.stalledReaders)
         statistics.set(.slotsQuarantined, counters.quarantinedSlots)
         statistics.set(.cancelsSent, counters.cancelsSent)
+        statistics.set(.creditStalls, counters.creditStalls)
+        statistics.set(.tokenGapUs, shard.tokenGaps)
         // One pool for all shards: shard 0 speaks for it.
         if shard.index == 0 {
             statistics.set(.arenaBytesInUse, UInt64(content.arena.heldBytes))

@@ -1,4 +1,4 @@
-import NIOCore
+package import NIOCore
 
 /// One chunk of a body of unknown length (RFC 9112, section 7.1): a response without
 /// `content-length` is chunked.

@@ -25,6 +25,8 @@ package struct Activity: Equatable, Sendable {
     /// Of the tasks that ended in between; all so far for a first reading.
     package let firstTokenUs: Distribution
     package let queueUs: Distribution
+    /// Of deliveries in between.
+    package let tokenGapUs: Distribution
     package let now: BrokerReading
 
     /// `earlier` is nil at first, or a reading `seconds` before.
@@ -66,6 +68,7 @@ package struct Activity: Equatable, Sendable {
         matchedAtOnce = dispatched == 0 ? nil : min(1, Double(atOnce) / Double(dispatched))
         firstTokenUs = distribution(.ttftUs)
         queueUs = distribution(.queueUs)
+        tokenGapUs = distribution(.tokenGapUs)
     }
 }
 
@@ -97,6 +100,7 @@ package enum ActivityText {
             "  matched    at once \(activity.matchedAtOnce.map(percent) ?? "-")  "
                 + "queue \(quantiles(activity.queueUs))",
             "  first token  \(quantiles(activity.firstTokenUs))",
+            "  token gap    \(quantiles(activity.tokenGapUs))",
             "  journal    free \(gauge(.journalRecordsFree))  "
                 + "full refusals \(gauge(.journalFullRefusals))",
             "  memory     content \(mebibytes(.arenaBytesInUse)) MiB "

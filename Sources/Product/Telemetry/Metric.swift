@@ -127,6 +127,10 @@ struct Metric {
         broker(
             .gauge, "content_memory_bytes_max", .arenaBytesMax,
             "The most that content_memory_bytes has been."),
+        broker(
+            .gauge, "certificate_expires_timestamp_seconds", .certificateExpiresUs,
+            "When the certificate that new connections are served with ends.",
+            isMicroseconds: true),
     ]
 
     private static let connections = [
@@ -152,6 +156,9 @@ struct Metric {
         shard(
             .counter, "readers_stalled_total", .readersStalled,
             "Connections whose reader stood still."),
+        shard(
+            .counter, "credit_stalls_total", .creditStalls,
+            "Times that an answer had to wait for its client's credit."),
     ]
 
     private static let relayed = [
@@ -199,6 +206,10 @@ struct HistogramMetric {
         HistogramMetric(
             name: "sluice_task_queue_seconds", help: "From acceptance to the first dispatch.",
             histogram: .queueUs, boundsUs: (4...26).map { 1 << $0 }),
+        HistogramMetric(
+            name: "sluice_token_gap_seconds",
+            help: "Between two deliveries of tokens of one answer.",
+            histogram: .tokenGapUs, boundsUs: (8...26).map { 1 << $0 }),
         HistogramMetric(
             name: "sluice_loop_turn_seconds", help: "Work of one turn of a shard's loop.",
             histogram: .turnUs, boundsUs: (2...18).map { 1 << $0 }),

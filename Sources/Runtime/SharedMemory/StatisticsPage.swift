@@ -46,6 +46,16 @@ package struct StatisticsPage: @unchecked Sendable {
         // SAFETY: as in `add`; a bucket is 0…255.
         unsafe sluice_word_store(base + offset, sluice_word_load(base + offset) &+ 1)
     }
+
+    /// Sets all 256 buckets of a histogram, which nobody else records in.
+    package func set(_ histogram: Histogram, _ buckets: [UInt64]) {
+        precondition(buckets.count == StatisticsLayout.bucketCount)
+        for (bucket, count) in buckets.enumerated() {
+            let offset = StatisticsLayout.offset(of: histogram, bucket: bucket, shard: shard)
+            // SAFETY: as in `add`.
+            unsafe sluice_word_store(base + offset, count)
+        }
+    }
 }
 
 /// The statistics of an instance as another process sees them.

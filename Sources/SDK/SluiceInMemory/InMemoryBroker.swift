@@ -301,6 +301,13 @@ package struct InMemoryBroker: ~Copyable {
         }
     }
 
+    /// Gaps between deliveries of all shards together, by `HistogramBucket`.
+    package var tokenGaps: [UInt64] {
+        shards.dropFirst().reduce(into: shards[0].machine.tokenGaps) { sum, shard in
+            for (bucket, count) in shard.machine.tokenGaps.enumerated() { sum[bucket] += count }
+        }
+    }
+
     /// Bytes of content in memory: bodies in whole chunks, and answer frames queued or under way
     /// between shards.
     package var heldBytes: (bodies: Int, answers: Int) {

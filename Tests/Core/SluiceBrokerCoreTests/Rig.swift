@@ -233,6 +233,7 @@ struct Rig: ~Copyable {
     var reservedBytes: Int { broker.dispatcher.reservedBytes }
     var openTasks: Int { broker.dispatcher.openTasks }
     var shardCounters: ShardCounters { broker.counters }
+    var tokenGaps: [UInt64] { broker.tokenGaps }
 
     // MARK: Journal
 

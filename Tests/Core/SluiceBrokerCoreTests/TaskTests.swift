@@ -272,6 +272,48 @@ import Testing
         #expect(rig.hear(client).compactMap(\.end).map(\.code) == [.stalled])
     }
 
+    @Test("the gap between two deliveries is counted, the wait for the first token is not one")
+    func tokenGaps() {
+        var rig = Rig()
+        let supplier = rig.supplier()
+        let client = rig.client()
+        rig.submit(client)
+        rig.pass(ms: 500)
+        for _ in 0..<3 {
+            rig.tokens(supplier, [1])
+            #expect(rig.hear(client).contains { $0.kind == .tokens })
+            rig.pass(ms: 40)
+        }
+        rig.end(supplier)
+        let bucket = HistogramBucket.index(of: 40_000)
+        #expect(rig.tokenGaps[bucket] == 2)
+        #expect(rig.tokenGaps.reduce(0, +) == 2)
+        // The stream's place is used again: its first token has no gap to those of the last task.
+        rig.submit(client)
+        rig.tokens(supplier, [1])
+        _ = rig.hear(client)
+        #expect(rig.tokenGaps.reduce(0, +) == 2)
+    }
+
+    @Test("an answer that waits for credit is counted once until it has some")
+    func creditStalls() {
+        var rig = Rig()
+        let supplier = rig.supplier()
+        let client = rig.client()
+        rig.submit(client, credit: 4_096)
+        _ = rig.hear(supplier)
+        #expect(rig.shardCounters.creditStalls == 0)
+        rig.tokens(supplier, [UInt8](repeating: 1, count: 2_500))
+        rig.pass(ms: 200)
+        #expect(rig.shardCounters.creditStalls == 1)
+        rig.credit(client, 12_000)
+        rig.pass(ms: 200)
+        #expect(rig.shardCounters.creditStalls == 1)
+        rig.tokens(supplier, [UInt8](repeating: 1, count: 8_000))
+        rig.pass(ms: 200)
+        #expect(rig.shardCounters.creditStalls == 2)
+    }
+
     @Test("[E4] output is the least of claim, increments and bytes; input within its limit")
     func billing() throws {
         var rig = Rig()

@@ -181,6 +181,7 @@ extension ShardMachine {
         }
         guard clients[index].starvedSinceMs == nil else { return }
         clients[index].starvedSinceMs = nowMs
+        counters.creditStalls &+= 1
         streamTimers.schedule(
             client, atMs: min(clients[index].deadlineMs, nowMs + limits.stalledMs))
     }

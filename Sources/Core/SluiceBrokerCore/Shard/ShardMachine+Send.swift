@@ -1,3 +1,4 @@
+import SluiceRecordFormat
 import SluiceWire
 
 // What goes out next on a connection: control first (the shell's control queue), then data, one
@@ -67,10 +68,14 @@ extension ShardMachine {
         counters.tokensDelivered &+= sealed.tokens
         counters.answerBytesDelivered &+= UInt64(sealed.payloadBytes)
         let task = clients[index].task
-        if sealed.tokens > 0, clients[index].ttftUs == nil {
-            let ttftUs = nowUs - clients[index].bodyCompleteUs
-            clients[index].ttftUs = ttftUs
-            out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
+        if sealed.tokens > 0 {
+            if let gapUs = clients[index].delivered(atUs: nowUs) {
+                tokenGaps[HistogramBucket.index(of: gapUs)] &+= 1
+            } else {
+                let ttftUs = nowUs - clients[index].bodyCompleteUs
+                clients[index].ttftUs = ttftUs
+                out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
+            }
         }
         out.actions.append(.delivered(slot: task, clients[index].billable(sealed)))
         dropBodyWhenUnneeded(stream, out: &out)

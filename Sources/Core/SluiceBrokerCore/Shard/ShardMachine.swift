@@ -14,6 +14,9 @@ package struct ShardMachine: ~Copyable {
     /// Identity of the broker process, told in WELCOME.
     package let instance: UInt64
     package internal(set) var counters = ShardCounters()
+    /// Microseconds between two deliveries of tokens of one answer, by `HistogramBucket`.
+    package internal(set) var tokenGaps = [UInt64](
+        repeating: 0, count: StatisticsLayout.bucketCount)
 
     var connections: [Connection]
     var clients: [ClientStream] = []

@@ -102,6 +102,8 @@ package struct ShardCounters: Equatable, Sendable {
     package var quarantinedSlots: UInt64 = 0
     /// CANCEL frames to suppliers.
     package var cancelsSent: UInt64 = 0
+    /// Times that an answer had to wait for its client's credit.
+    package var creditStalls: UInt64 = 0
 
     package init() {}
 
@@ -120,6 +122,7 @@ package struct ShardCounters: Equatable, Sendable {
         stalledReaders &+= other.stalledReaders
         quarantinedSlots &+= other.quarantinedSlots
         cancelsSent &+= other.cancelsSent
+        creditStalls &+= other.creditStalls
         relayedMessages &+= other.relayedMessages
         relayedFrames &+= other.relayedFrames
     }

@@ -67,6 +67,8 @@ package struct ClientStream {
     var isAdmitted = false
     var receivedBodyBytes: UInt32 = 0
     var ttftUs: UInt64?
+    /// When tokens were delivered last; means something once `ttftUs` is there.
+    var deliveredUs: UInt64 = 0
     var bodyCompleteUs: UInt64 = 0
 
     var taskID = TaskID(instance: 0, counter: 0)
@@ -130,6 +132,14 @@ package struct ClientStream {
         staged.tokens += UInt64(header.tokens)
         if header.flags.contains(.reasoning) { staged.reasoningTokens += UInt64(header.tokens) }
         return enqueue(UInt64(header.frameBytes), tokens: header.tokens)
+    }
+
+    /// Tokens were delivered; answers how long after those before them. One call, so that the table
+    /// is entered once.
+    mutating func delivered(atUs nowUs: UInt64) -> UInt64? {
+        let beforeUs = deliveredUs
+        deliveredUs = nowUs
+        return ttftUs == nil ? nil : nowUs - min(nowUs, beforeUs)
     }
 
     /// What the supplier may send in all: never more than the client takes, never more than the
