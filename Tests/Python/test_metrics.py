@@ -120,6 +120,8 @@ class MetricsTests(unittest.TestCase):
         self.assertEqual(self.ask_prometheus(
             port, 'sluice_settled_tasks_total{model="echo",status="completed"}'), 3)
         self.assertEqual(self.ask_prometheus(port, "sluice_sidecars"), 1)
+        self.assertGreater(self.ask_prometheus(
+            port, "sluice_certificate_expires_timestamp_seconds - time()"), 3_600)
 
     def ask_prometheus(self, port: int, query: str) -> float:
         """A number, once there is one."""
@@ -149,6 +151,14 @@ class MetricsTests(unittest.TestCase):
         lines = self.run_sluice("top", *self.data, "--once", "--interval", "0.2").splitlines()
         self.assertIn("accepted 3", "\n".join(lines))
         self.assertLessEqual(max(map(len, lines)), 80)
+        # Words that come one after the other have gaps.
+        subprocess.run(
+            [self.sluice, "ask", "--broker", str(self.dev["broker"]), "--ca", str(self.dev["ca"]),
+             "--key", str(self.dev["clientKey"]), "--model", "demo", "--max-tokens", "8", "a b"],
+            check=True, stdout=subprocess.DEVNULL, timeout=_SECONDS)
+        while status.get("tasksCompleted") != 4 and time.monotonic() < end:
+            status = json.loads(self.run_sluice("status", *self.data, "--json"))
+        self.assertGreater(int(str(status["tokenGapP50Us"])), 1_000)
 
     def test_no_broker_is_said(self) -> None:
         """A run directory that is not there: what was wrong and what to do."""
