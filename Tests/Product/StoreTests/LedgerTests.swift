@@ -203,27 +203,87 @@ func charge(_ cost: Int64, _ earning: Int64) -> TaskCharge {
         try market.expectSound()
     }
 
-    @Test(arguments: TestEngine.allCases)
-    func anIdempotencyKeyIsChargedOnceADay(_ engine: TestEngine) throws {
-        let market = try Market(engine, isPrepaid: false)
-        let hourUs: UInt64 = 3_600_000_000
-        var journal = JournalSketch(instance: 5)
-        // The second and third within a day of the first, the fourth after it; the fifth has
-        // another key.
-        let starts: [(UInt64, UInt64)] = [(100, 9), (101, 9), (123, 9), (124, 9), (124, 8)]
-        for (index, (hours, key)) in starts.enumerated() {
-            journal.accept(
-                UInt64(index + 1), atUs: hours * hourUs, account: market.consumer.id, key: key)
+    /// Two brokers' tasks with key 9; `later` is accepted so many seconds after the first.
+    private struct Repeat {
+        let market: Market
+        var first = JournalSketch(instance: 5)
+        var second = JournalSketch(instance: 6)
+
+        init(_ engine: TestEngine, later seconds: UInt64 = 1) throws {
+            market = try Market(engine, isPrepaid: false)
+            let atUs: UInt64 = 1_792_800_000_000_000
+            first.accept(1, atUs: atUs, account: market.consumer.id, key: 9)
+            second.accept(
+                1, atUs: atUs + seconds * 1_000_000, account: market.consumer.id, key: 9)
+        }
+
+        func end(_ journal: inout JournalSketch, _ cost: Int64) {
             journal.end(
-                UInt64(index + 1), charge: charge(11, 10),
+                1, charge: cost == 0 ? .none : charge(cost, cost - 1),
                 supplier: market.token.entry.supplier)
         }
-        // Two in one batch, the rest later.
+
+        /// Applies journals of which the first ones are known already.
+        func apply(_ journals: JournalSketch...) throws {
+            for journal in journals { _ = try market.store.applyBatch(journal.records, node: 7) }
+        }
+
+        func expect(consumer: Int64, platformLoss: Int64) throws {
+            #expect(try market.balance(.consumer(market.consumer.id)) == consumer)
+            #expect(try market.balance(.platformLoss) == platformLoss)
+            try market.expectSound()
+        }
+    }
+
+    @Test(
+        "two brokers' tasks of one idempotency key cost what the dearer does, in every order",
+        arguments: TestEngine.allCases, [(11, 11), (11, 15), (15, 11), (0, 11), (11, 0)])
+    func aKeyOfTwoBrokersIsChargedOnce(_ engine: TestEngine, _ costs: (Int64, Int64)) throws {
+        let most = max(costs.0, costs.1)
+        let least = min(costs.0, costs.1)
+        // Both accepted before either ends; then one after the other; then as one batch of each.
+        for order in 0..<4 {
+            var pair = try Repeat(engine)
+            if order < 2 { try pair.apply(pair.first, pair.second) }
+            pair.end(&pair.first, costs.0)
+            pair.end(&pair.second, costs.1)
+            if order.isMultiple(of: 2) {
+                try pair.apply(pair.first, pair.second)
+            } else {
+                try pair.apply(pair.second, pair.first)
+            }
+            try pair.expect(consumer: -most, platformLoss: -least)
+        }
+    }
+
+    @Test(
+        "a key is charged again once its broker may have forgotten it",
+        arguments: TestEngine.allCases)
+    func aKeyOfLongAgoIsChargedAgain(_ engine: TestEngine) throws {
+        for (seconds, cost) in [(UInt64(1_199), Int64(-11)), (1_201, -22)] {
+            var pair = try Repeat(engine, later: seconds)
+            pair.end(&pair.first, 11)
+            pair.end(&pair.second, 11)
+            try pair.apply(pair.first, pair.second)
+            try pair.expect(consumer: cost, platformLoss: -22 - cost)
+        }
+    }
+
+    @Test(
+        "what one broker accepts twice it had forgotten: both are charged, in one batch or two",
+        arguments: TestEngine.allCases)
+    func aKeyThatItsBrokerHasForgottenIsChargedAgain(_ engine: TestEngine) throws {
+        let market = try Market(engine, isPrepaid: false)
+        var journal = JournalSketch(instance: 5)
+        for counter in UInt64(1)...3 {
+            journal.accept(counter, account: market.consumer.id, key: 9)
+            journal.end(counter, charge: charge(11, 10), supplier: market.token.entry.supplier)
+        }
         _ = try market.store.applyBatch(Array(journal.records.prefix(4)), node: 7)
         _ = try market.store.applyBatch(journal.records, node: 7)
         #expect(try market.balance(.consumer(market.consumer.id)) == -33)
-        #expect(try market.balance(.platformLoss) == -22)
-        #expect(try market.balance(.supplier(market.supplier)) == 50)
+        #expect(try market.balance(.platformLoss) == 0)
+        #expect(try market.balance(.supplier(market.supplier)) == 30)
         try market.expectSound()
     }
 }

@@ -221,11 +221,12 @@ private let dayUs: UInt64 = 86_400_000_000
         let removed = try removeExpired(market.store, .idempotencyKeys, cutoffUs: 2, rows: 2)
         #expect(removed.reduce(0, +) == 2)
         // The third is known still: not charged again. The first is not.
-        journal.accept(4, atUs: 10, account: market.consumer.id, key: 9)
-        journal.end(4, charge: charge(11, 10), supplier: market.token.entry.supplier)
-        journal.accept(5, atUs: 10, account: market.consumer.id, key: 7)
-        journal.end(5, charge: charge(11, 10), supplier: market.token.entry.supplier)
-        _ = try market.store.applyBatch(journal.records, node: 7)
+        var other = JournalSketch(instance: 6)
+        other.accept(4, atUs: 10, account: market.consumer.id, key: 9)
+        other.end(4, charge: charge(11, 10), supplier: market.token.entry.supplier)
+        other.accept(5, atUs: 10, account: market.consumer.id, key: 7)
+        other.end(5, charge: charge(11, 10), supplier: market.token.entry.supplier)
+        _ = try market.store.applyBatch(other.records, node: 7)
         #expect(try market.balance(.consumer(market.consumer.id)) == -44)
         try market.expectSound()
     }

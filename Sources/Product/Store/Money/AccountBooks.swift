@@ -93,22 +93,22 @@ struct AccountBooks {
         }
     }
 
-    /// Posts a task's charge. What a prepaid consumer's lease and wallet do not cover, and the
-    /// whole cost of a repeated task, is the platform's loss.
+    /// Posts a task's charge, of which the consumer owes `owed`, 0…cost: less than all where its
+    /// idempotency key is that of a task already charged. The rest, and what a prepaid consumer's
+    /// lease and wallet do not cover, is the platform's loss.
     mutating func settle(
-        _ record: EndedRecord, account: UInt64, isRepeat: Bool, atUs: UInt64
+        _ record: EndedRecord, account: UInt64, owed: MicroUSD, atUs: UInt64
     ) throws(StoreError) {
         let cost = record.charge.consumerCost
         // A broker cannot write such a record; a damaged one must not make money.
         guard cost >= 0, record.charge.supplierEarning >= 0, record.charge.platformFee >= 0,
             record.charge.isBalanced
         else { return }
-        var cover = TaskCover(byConsumer: cost, byPlatform: 0)
-        if isRepeat {
-            cover = TaskCover(byConsumer: 0, byPlatform: cost)
-        } else if wallets[account] != nil {
-            cover = wallets[account]?.spend(cost, instance: record.task.instance) ?? cover
+        var cover = TaskCover(byConsumer: owed, byPlatform: 0)
+        if wallets[account] != nil {
+            cover = wallets[account]?.spend(owed, instance: record.task.instance) ?? cover
         }
+        cover.byPlatform = MicroUSD(cost.rawValue - cover.byConsumer.rawValue)
         let supplier = supplierAccounts[record.supplier] ?? 0
         let postings = try ruled { () throws(LedgerError) in
             try Settlement.task(

@@ -109,7 +109,8 @@ struct RecordBatch {
         var account: UInt64
         /// What was asked for; 0 where it has to be looked up.
         var model: UInt32
-        /// A task with the same idempotency key was charged before.
+        /// Another broker's task has the same idempotency key: together they cost what the dearest
+        /// of them does.
         var isRepeat: Bool
         /// It stands in `open_task`, from an earlier batch.
         var isStored: Bool
@@ -250,7 +251,12 @@ struct RecordBatch {
         counts.duplicates += 1
     }
 
-    /// A second task of the same account and idempotency key within a day is not charged.
+    /// How long after its acceptance a task's idempotency key makes another broker's task a repeat:
+    /// as long as its own broker may know the key, the longest deadline and the time keys are kept.
+    private static let repeatUs: UInt64 = 1_200_000_000
+
+    /// Finds the tasks whose account and idempotency key another broker's task has too. What one
+    /// broker accepts twice is no repeat: it knew its keys, and had let this one go [Q15].
     private func noteKeys(
         _ records: [AcceptedRecord], _ transaction: any StoreTransaction,
         _ open: inout [TaskID: OpenEntry]
@@ -275,24 +281,45 @@ struct RecordBatch {
         let known = try transaction.insertNew(rows).map { tasks[$0] }
         for record in known + later where try !takeKey(of: record, transaction) {
             open[record.task]?.isRepeat = true
+            try flagHolder(of: record, transaction, &open)
         }
     }
 
-    /// Gives a key that is known to this task if its last use is a day old; false if not.
+    /// The task that has the key is one of several as well, unless it has ended.
+    private func flagHolder(
+        of record: AcceptedRecord, _ transaction: any StoreTransaction,
+        _ open: inout [TaskID: OpenEntry]
+    ) throws(StoreError) {
+        let rows = try transaction.query(
+            "SELECT instance, counter FROM idempotency WHERE account = $1 AND digest = $2",
+            [.integer(signed(record.account)), .integer(signed(record.idempotencyDigest))])
+        guard let row = rows.first else { return }
+        let holder = TaskID(instance: try row.unsigned(0), counter: try row.unsigned(1))
+        guard open[holder] == nil else {
+            open[holder]?.isRepeat = true
+            return
+        }
+        try transaction.execute(
+            "UPDATE open_task SET is_repeat = 1 WHERE instance = $1 AND counter = $2",
+            [.integer(signed(holder.instance)), .integer(signed(holder.counter))])
+    }
+
+    /// Gives a key that is known to this task if it is the same broker's or was used long ago; false
+    /// if not.
     private func takeKey(
         of record: AcceptedRecord, _ transaction: any StoreTransaction
     ) throws(StoreError) -> Bool {
-        let dayUs: UInt64 = 86_400_000_000
+        let beforeUs = record.acceptedAtUs - min(record.acceptedAtUs, Self.repeatUs)
         return try transaction.execute(
             """
             UPDATE idempotency SET instance = $1, counter = $2, at_us = $3
-            WHERE account = $4 AND digest = $5 AND at_us <= $6
+            WHERE account = $4 AND digest = $5 AND (at_us <= $6 OR instance = $1)
             """,
             [
                 .integer(signed(record.instance)), .integer(signed(record.counter)),
                 .integer(signed(record.acceptedAtUs)), .integer(signed(record.account)),
                 .integer(signed(record.idempotencyDigest)),
-                .integer(signed(record.acceptedAtUs > dayUs ? record.acceptedAtUs - dayUs : 0)),
+                .integer(signed(beforeUs)),
             ]) > 0
     }
 
@@ -490,20 +517,59 @@ struct RecordBatch {
         }
         guard !accounts.isEmpty else { return }
         try books.load(accounts, suppliers: suppliers, transaction)
+        // Of the batch's own, those whose turn is still to come.
+        var unsettled: Set<TaskID> = []
+        for (record, isNew) in zip(ended, isNew) where isNew { unsettled.insert(record.task) }
         for event in money {
             switch event {
             case .ended(let index):
                 let record = ended[index]
+                unsettled.remove(record.task)
                 guard isNew[index], record.charge != .none, let entry = open[record.task] else {
                     continue
                 }
+                let owed =
+                    entry.isRepeat
+                    ? try owed(record, transaction, unsettled) : record.charge.consumerCost
                 try books.settle(
-                    record, account: entry.account, isRepeat: entry.isRepeat,
+                    record, account: entry.account, owed: owed,
                     atUs: entry.acceptedAtUs &+ record.durationUs)
             case .lease(let instance, let lease):
                 books.apply(lease, instance: instance, nowMs: max(nowUs, lease.atUs) / 1_000)
             }
         }
         counts.hasChanges = try books.save(transaction)
+    }
+
+    /// What a task adds to the dearest settled one of its idempotency key, which is then the dearer
+    /// of the two: in whichever order they end, all together cost the consumer what that one does.
+    private func owed(
+        _ record: EndedRecord, _ transaction: any StoreTransaction, _ unsettled: Set<TaskID>
+    ) throws(StoreError) -> MicroUSD {
+        let cost = record.charge.consumerCost
+        let rows = try transaction.query(
+            """
+            SELECT i.account, i.digest, i.instance, i.counter, e.consumer_cost
+            FROM accepted a
+            JOIN idempotency i ON i.account = a.account AND i.digest = a.idempotency_digest
+            LEFT JOIN ended e ON e.instance = i.instance AND e.counter = i.counter
+            WHERE a.instance = $1 AND a.counter = $2
+            """,
+            [.integer(signed(record.task.instance)), .integer(signed(record.task.counter))])
+        guard let row = rows.first else { return cost }
+        let holder = TaskID(instance: try row.unsigned(2), counter: try row.unsigned(3))
+        guard holder != record.task else { return cost }
+        let isSettled = !unsettled.contains(holder)
+        let charged = MicroUSD(isSettled ? try row.optionalInteger(4) ?? 0 : 0)
+        guard cost > charged else { return 0 }
+        try transaction.execute(
+            """
+            UPDATE idempotency SET instance = $1, counter = $2 WHERE account = $3 AND digest = $4
+            """,
+            [
+                .integer(signed(record.task.instance)), .integer(signed(record.task.counter)),
+                .integer(try row.integer(0)), .integer(try row.integer(1)),
+            ])
+        return MicroUSD(cost.rawValue - charged.rawValue)
     }
 }
