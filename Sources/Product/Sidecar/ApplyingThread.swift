@@ -51,7 +51,8 @@ final class ApplyingThread: Sendable {
             if !isFinal { applier.removeExpired() }
             applier.writeReport()
             if hasApplied { continue }
-            if !applier.isStoreRefusing { applier.syncDirectory() }
+            // Without records to settle it is the directory that finds out whether the store is back.
+            if !applier.isStoreRefusing || applier.isCaughtUp { applier.syncDirectory() }
             if applier.isCaughtUp {
                 if isFinal { return }
                 try applier.endLostTasks()

@@ -184,6 +184,9 @@ struct JournalCopier: ~Copyable {
                 reader = try JournalReader(runDirectory: runDirectory, instance: instance)
             } catch .vanished {
                 continue
+            } catch .system {
+                // For want of memory or descriptors: the ring is looked at again.
+                continue
             } catch {
                 refused.insert(instance)
                 SidecarLog.write(.instanceDamaged, [.instance: instance])

@@ -159,6 +159,8 @@ struct RecordApplier: ~Copyable {
                 nextDaysUs = nowUs + Self.daysIntervalUs
                 try store.prepareDays(nowUs: LocalFileSystem.wallUs())
             }
+            // While records wait, only one that is settled says that the store takes them.
+            if isCaughtUp { recovered() }
         } catch let error as StoreError {
             report(error)
         } catch DirectorySync.Failure.store(let error) {
