@@ -129,15 +129,19 @@ enum WallClock {
 struct Moment: ExpressibleByArgument {
     let ms: UInt64
 
+    /// The end of the year 9999: whoever means microseconds or nanoseconds is told.
+    private static let latestMs: UInt64 = 253_402_300_799_999
+
     init?(argument: String) {
         if let number = UInt64(argument) {
+            guard number <= Self.latestMs else { return nil }
             ms = number
             return
         }
         let formatter = ISO8601DateFormatter()
-        guard let date = formatter.date(from: argument), date.timeIntervalSince1970 >= 0 else {
-            return nil
-        }
+        guard let date = formatter.date(from: argument), date.timeIntervalSince1970 >= 0,
+            date.timeIntervalSince1970 * 1_000 <= Double(Self.latestMs)
+        else { return nil }
         ms = UInt64(date.timeIntervalSince1970 * 1_000)
     }
 }

@@ -170,6 +170,28 @@ import Testing
         #expect(rig.supplier(of: rig.submit()) == dear)
     }
 
+    @Test("a fee that holds from a time beyond all counting never comes")
+    func farFee() {
+        var rig = DispatchRig()
+        let supplier = rig.supplier()
+        rig.directory(.fee(DirectoryFee(basisPoints: 2_500, effectiveFromMs: .max)))
+        #expect(rig.supplier(of: rig.submit()) == supplier)
+    }
+
+    @Test("a fee that falls serves the task that waited for something cheaper")
+    func fallingFee() {
+        var rig = DispatchRig()
+        let cheap = rig.supplier(slots: 1) { $0.prices.output = 100 }
+        let dear = rig.supplier(slots: 1) { $0.prices.output = 200 }
+        rig.directory(.fee(DirectoryFee(basisPoints: 10_000, effectiveFromMs: 0)))
+        let first = rig.submit { _, filters in filters.outputCeiling = 300 }
+        #expect(rig.supplier(of: first) == cheap)
+        let waiting = rig.submit { _, filters in filters.outputCeiling = 300 }
+        #expect(rig.run(waiting) == nil)
+        rig.directory(.fee(DirectoryFee(basisPoints: 0, effectiveFromMs: 1)))
+        #expect(rig.supplier(of: waiting) == dear)
+    }
+
     @Test("ceilings are on what the client pays; the fee is frozen with the ask at dispatch")
     func fee() {
         var rig = DispatchRig()

@@ -314,6 +314,20 @@ import Testing
         #expect(rig.shardCounters.creditStalls == 2)
     }
 
+    @Test("[E4] an increment without a byte is no output, and input is not billed for it")
+    func emptyOutput() throws {
+        var rig = Rig()
+        let supplier = rig.supplier()
+        let client = rig.client()
+        rig.submit(client)
+        rig.tokens(supplier, [], tokens: 1)
+        rig.end(supplier, .supplierFailed, usage: Usage(inputTokens: 100, outputTokens: 1))
+        _ = rig.hear(client)
+        let ended = try #require(rig.ended.first)
+        #expect(ended.status == .supplierFailed)
+        #expect(ended.usage == Usage())
+    }
+
     @Test("[E4] output is the least of claim, increments and bytes; input within its limit")
     func billing() throws {
         var rig = Rig()

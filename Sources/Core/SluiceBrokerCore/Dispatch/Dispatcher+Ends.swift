@@ -128,7 +128,7 @@ extension Dispatcher {
             cached = started.cachedTokens
         }
         if maxInputTokens != 0 { input = min(input, maxInputTokens) }
-        if report.deliveredTokens == 0, report.status != .completed { input = 0 }
+        if output == 0, report.status != .completed { input = 0 }
         return Usage(
             inputTokens: input, outputTokens: UInt32(min(output, UInt64(UInt32.max))),
             cachedTokens: min(cached, input),

@@ -6,12 +6,17 @@ import SluiceWire
 extension Dispatcher {
     /// Prices or fee are others, or a later one has come into effect.
     mutating func pricesChanged(nowUs: UInt64, out: inout DispatcherOutput) {
-        nextPriceChangeUs = prices.nextChangeMs(afterMs: wallUs / 1_000).map { $0 * 1_000 } ?? .max
+        // A time from the store may lie beyond all that fits: it never comes.
+        nextPriceChangeUs =
+            prices.nextChangeMs(afterMs: wallUs / 1_000).map {
+                let (us, isBeyond) = $0.multipliedReportingOverflow(by: 1_000)
+                return isBeyond ? .max : us
+            } ?? .max
         for offer in offers.indices where offers[offer].isPresent && !offers[offer].isWithdrawn {
-            let wasPricedOut = offers[offer].isPricedOut
             price(UInt32(offer))
             relist(UInt32(offer))
-            if wasPricedOut { serve(UInt32(offer), nowUs: nowUs, out: &out) }
+            // It may fit a task now that waits for something cheaper.
+            serve(UInt32(offer), nowUs: nowUs, out: &out)
         }
     }
 
