@@ -68,6 +68,7 @@ let nioConcurrency = Target.Dependency.product(
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let nioHTTPTypes = Target.Dependency.product(name: "NIOHTTPTypes", package: "swift-nio-extras")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
@@ -189,7 +190,8 @@ let modules: [Module] = [
         uses: ["SluiceWire", "LinuxIO", "SluiceSupplier", "Worker", "ProcessConfiguration"],
         packages: [argumentParser, logging]),
     Module(
-        .command, "sluice-gateway", uses: ["LinuxIO", "SluiceClient", "Gateway"],
+        .command, "sluice-gateway",
+        uses: ["LinuxIO", "SluiceClient", "Gateway", "ProcessConfiguration"],
         packages: [argumentParser]),
     Module(
         .command, "sluice",
@@ -350,7 +352,7 @@ let testTargets: [Target] = [
     tests(
         "GatewayTests", in: "Product",
         uses: ["SluiceWire", "EventLoopTasks", "SluiceClient", "JSONScanning", "Gateway"],
-        packages: [httpTypes, nioCore, nioPosix]),
+        packages: [httpTypes, nioCore, nioEmbedded, nioPosix]),
     tests("LoadGeneratorTests", in: "Product", uses: ["LoadGenerator"]),
     tests(
         "TelemetryTests", in: "Product",

@@ -11,7 +11,9 @@ import contextlib
 import http.client
 import json
 import pathlib
+import signal
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
@@ -21,6 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from typing import IO
 
 try:
     import openai
@@ -612,11 +615,13 @@ class GatewayProcessTests(unittest.TestCase):
     """The program by itself."""
 
     @contextlib.contextmanager
-    def gateway(self, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
+    def gateway(
+            self, *options: str, errors: IO[str] | None = None
+    ) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
         """A gateway and its line."""
         process = subprocess.Popen(
             [program("sluice-gateway", "SLUICE_GATEWAY"), "--port", "0", *options],
-            stdout=subprocess.PIPE, text=True)
+            stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             assert process.stdout is not None
             yield process, json.loads(process.stdout.readline())
@@ -692,6 +697,84 @@ class GatewayProcessTests(unittest.TestCase):
         """What Prometheus would get."""
         with urllib.request.urlopen(str(line["metrics"]), timeout=_PATIENCE_SECONDS) as response:
             return response.read().decode()
+
+    def test_an_answer_to_head_has_no_body(self) -> None:
+        """Else what it holds would be taken for the next answer."""
+        with self.gateway("--broker", "127.0.0.1:1", "--metrics-port", "0") as (_, line):
+            for url, path in ((line["http"], "/health"), (line["http"], "/no-such-path"),
+                              (line["metrics"], "/metrics")):
+                connection = http.client.HTTPConnection(
+                    urllib.parse.urlsplit(str(url)).netloc, timeout=_PATIENCE_SECONDS)
+                self.addCleanup(connection.close)
+                statuses = []
+                for method in ("HEAD", "GET", "HEAD", "GET"):
+                    connection.request(method, path)
+                    answer = connection.getresponse()
+                    statuses.append(answer.status)
+                    self.assertEqual(len(answer.read()) > 0, method == "GET", (method, path))
+                self.assertEqual(len(set(statuses)), 1, path)
+
+    def test_sighup_takes_a_certificate_over_and_running_streams_go_on(self) -> None:
+        """Settings from a file; a pair that is none is refused, and the one in use stays."""
+        with serving() as upstream, deployment(upstream.url) as (ready, _), \
+                tempfile.TemporaryDirectory() as folder:
+            here = pathlib.Path(folder)
+            for name in ("old", "new"):
+                subprocess.run([program("sluice", "SLUICE_COMMAND"), "certs", "--out", here / name],
+                               check=True, stdout=subprocess.DEVNULL)
+
+            def use(certificate: str, key: str) -> None:
+                for name, source in (("server.pem", certificate), ("server-key.pem", key)):
+                    (here / name).write_bytes((here / source / name).read_bytes())
+
+            def shown() -> bytes:
+                port = urllib.parse.urlsplit(str(line["http"])).port
+                return ssl.PEM_cert_to_DER_cert(
+                    ssl.get_server_certificate(("127.0.0.1", port or 0)))
+
+            def served(name: str) -> bytes:
+                return ssl.PEM_cert_to_DER_cert((here / name / "server.pem").read_text())
+
+            def until_said(event: str) -> None:
+                deadline = time.monotonic() + _PATIENCE_SECONDS
+                while event not in log.read_text():
+                    self.assertLess(time.monotonic(), deadline, event)
+                    time.sleep(0.05)
+
+            use("old", "old")
+            (here / "sluice.json").write_text(json.dumps({"gateway": {
+                "broker": [ready["broker"]], "ca": ready["ca"], "model": [f"alias={MODEL}|other"],
+                "certificate": str(here / "server.pem"),
+                "private-key": str(here / "server-key.pem")}}))
+            subprocess.run(
+                [program("sluice", "SLUICE_COMMAND"), "config", "check", here / "sluice.json"],
+                check=True, stdout=subprocess.DEVNULL)
+            log = here / "log"
+            with open(log, "w") as errors, self.gateway(
+                    "--config", str(here / "sluice.json"), errors=errors) as (process, line):
+                self.assertTrue(str(line["http"]).startswith("https://"))
+                self.assertEqual(shown(), served("old"))
+                trust = ssl.create_default_context(cafile=str(here / "old" / "ca.pem"))
+                connection = http.client.HTTPSConnection(
+                    str(line["http"]).removeprefix("https://"), context=trust,
+                    timeout=_PATIENCE_SECONDS)
+                self.addCleanup(connection.close)
+                connection.request("POST", "/v1/chat/completions", json.dumps({
+                    "model": "alias", "stream": True,
+                    "messages": [{"role": "user", "content": "slow 100"}]}),
+                    {"authorization": f"Bearer {ready['clientKey']}"})
+                answer = connection.getresponse()
+                self.assertEqual(answer.status, 200)
+                self.assertTrue(answer.readline().startswith(b"data: {"))
+                use("new", "new")
+                process.send_signal(signal.SIGHUP)
+                until_said("certificate_replaced")
+                self.assertEqual(shown(), served("new"))
+                use("new", "old")
+                process.send_signal(signal.SIGHUP)
+                until_said("certificate_refused")
+                self.assertEqual(shown(), served("new"))
+                self.assertEqual(answer.read().count(b"data: {"), 99)
 
     def test_a_stop_lets_a_running_stream_end(self) -> None:
         with serving() as upstream, deployment(upstream.url) as (ready, folder):

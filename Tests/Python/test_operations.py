@@ -67,7 +67,7 @@ class OperationsTests(unittest.TestCase):
                 copy = pathlib.Path(folder) / unit.name
                 copy.write_text(text)
                 copies.append(copy)
-            self.assertEqual(len(copies), 4)
+            self.assertEqual(len(copies), 5)
             environment = os.environ | {"SYSTEMD_UNIT_PATH": f"{folder}:"}
             done = subprocess.run([str(tool), "verify", *map(str, copies)], env=environment,
                                   capture_output=True, text=True)
@@ -86,7 +86,7 @@ class OperationsTests(unittest.TestCase):
             import yaml
             described = yaml.safe_load((_OPERATIONS / "docker" / "compose.yml").read_text())
             self.assertEqual(set(described["services"]),
-                             {"postgres", "sidecar", "broker", "metrics"})
+                             {"postgres", "sidecar", "broker", "metrics", "gateway"})
             for service in described["services"].values():
                 for secret in service.get("secrets", []):
                     self.assertIn(secret, described["secrets"])

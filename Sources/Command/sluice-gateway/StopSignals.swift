@@ -1,21 +1,27 @@
 import Dispatch
 import Foundation
 
-/// What makes the gateway stop. Signals are watched for as long as this lives.
+/// What makes the gateway stop, or read its certificate again. Signals are watched for as long as
+/// this lives.
 final class StopSignals {
     /// Once for each reason.
     let stops: AsyncStream<Void>
+    /// Once for each SIGHUP.
+    let reloads: AsyncStream<Void>
     private let sources: [any DispatchSourceSignal]
 
     /// Watches SIGTERM and SIGINT, and, where `watchesParent`, the end of standard input.
     init(watchesParent: Bool) {
         let (stream, continuation) = AsyncStream.makeStream(of: Void.self)
         stops = stream
-        sources = [SIGTERM, SIGINT].map { number in
+        let (reloads, reload) = AsyncStream.makeStream(of: Void.self)
+        self.reloads = reloads
+        sources = [SIGTERM, SIGINT, SIGHUP].map { number in
             // Else the default action ends the process before the source sees the signal.
             signal(number, SIG_IGN)
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-            source.setEventHandler { continuation.yield() }
+            let next = number == SIGHUP ? reload : continuation
+            source.setEventHandler { next.yield() }
             source.resume()
             return source
         }

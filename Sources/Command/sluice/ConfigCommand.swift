@@ -15,7 +15,8 @@ struct ConfigCommand: ParsableCommand {
             abstract: "Say everything that is wrong with a configuration file.",
             discussion: """
                 Looks at the file alone, and for whether broker and sidecar could start from it, \
-                unless it speaks of a worker alone; flags and environment may still override it. \
+                unless it speaks of a worker or gateway alone; flags and environment may still \
+                override it. \
                 Exit code 1 if something is wrong.
                 """)
 
@@ -77,10 +78,11 @@ struct ConfigCommand: ParsableCommand {
     struct Show: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract:
-                "Show the settings that count for broker, sidecar and worker, and where from.",
+                "Show the settings that count for each process, and where they come from.",
             discussion: """
                 As processes would see them that are started with this --config and environment \
-                and no other flags; those of a worker where any is set. A password is never shown.
+                and no other flags; those of worker and gateway where any is set. A password is \
+                never shown.
                 """)
 
         @Option(help: "The file; else that of SLUICE_CONFIG.")
@@ -97,9 +99,9 @@ struct ConfigCommand: ParsableCommand {
                     let source = ConfigurationSource(
                         process, path: config, environment: environment)
                     let settings = try source.read()
-                    // Most files are not a supplier's: nothing is said of a worker's defaults.
+                    // Most files are not a supplier's, nor a gateway's: nothing is said of defaults.
                     let isNamed = settings.entries.contains { $0.origin != .fallback }
-                    if process != .worker || isNamed { show(settings) }
+                    if process == .broker || process == .sidecar || isNamed { show(settings) }
                 } catch {
                     Output.note("\(process.rawValue): \(error)")
                     hasFailed = true

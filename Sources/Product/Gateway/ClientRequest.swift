@@ -21,7 +21,7 @@ package struct ClientRequest {
     package var responseFormat: String?
     /// The member `sluice`.
     package var extra: JSONValue?
-    /// Where each message stands in `payload`.
+    /// Each message's bytes; of the first `messagesMax`.
     package var messages: [[UInt8]] = []
     /// The request as it came, without `sluice`.
     package var payload: [UInt8]
@@ -88,6 +88,9 @@ package struct ClientRequest {
         if let cut { payload.removeSubrange(cut) }
     }
 
+    /// So many are looked at for the keys of a conversation's prefixes.
+    private static let messagesMax = 1_024
+
     private static let readKeys: Set<String> = [
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n",
         "input", "response_format", "messages", "sluice",
@@ -111,7 +114,10 @@ package struct ClientRequest {
         }
         var elements: [[UInt8]] = []
         try cursor.beginArray()
-        while try cursor.nextElement() { elements.append(Array(body[try cursor.skipValue()])) }
+        while try cursor.nextElement() {
+            let place = try cursor.skipValue()
+            if elements.count < messagesMax { elements.append(Array(body[place])) }
+        }
         return elements
     }
 

@@ -136,7 +136,15 @@ struct EventStream: Sendable {
         // Mostly one event is written alone: one allocation then, of what it needs.
         if bytes.isEmpty { bytes.reserveCapacity(event.count + 8) }
         bytes += "data: ".utf8
+        let start = bytes.count
         bytes += event
+        // An event is one line, and an engine may have written its own over several: between the
+        // values of JSON a line's end is white space, within a text it is escaped.
+        if event.contains(where: { $0 == 0x0A || $0 == 0x0D }) {
+            for place in start..<bytes.count where bytes[place] == 0x0A || bytes[place] == 0x0D {
+                bytes[place] = 0x20
+            }
+        }
         bytes += "\n\n".utf8
     }
 

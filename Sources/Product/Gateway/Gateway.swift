@@ -19,8 +19,8 @@ package struct GatewayConfiguration: Sendable {
     package var port = 0
     /// Where Prometheus may ask, in plain HTTP; nil = nowhere. Port 0 takes a free one.
     package var metrics: (host: String, port: Int)?
-    /// PEM files of a certificate chain and its key; nil = plain HTTP.
-    package var certificate: (chain: String, key: String)?
+    /// What clients are shown; nil = plain HTTP.
+    package var certificate: GatewayCertificate?
     /// Brokers as `host:port`.
     package var brokers: [String]
     /// Whose certificates the brokers' certificates may come from.
@@ -157,14 +157,9 @@ package enum Gateway {
         let plain = HTTPServerBuilder.http1(
             configuration: .init(
                 additionalChannelHandlers: [PeerWatch()], idleTimeout: .seconds(75)))
-        guard let files = configuration.certificate else { return plain }
+        guard let certificate = configuration.certificate else { return plain }
         do {
-            let chain = try NIOSSLCertificate.fromPEMFile(files.chain)
-            let key = try NIOSSLPrivateKey(file: files.key, format: .pem)
-            return try .tls(
-                plain,
-                tlsConfiguration: .makeServerConfiguration(
-                    certificateChain: chain.map { .certificate($0) }, privateKey: .privateKey(key)))
+            return try .tls(plain, tlsConfiguration: certificate.configuration)
         } catch {
             throw .certificate("\(error)")
         }

@@ -43,7 +43,7 @@ struct GatewayResponder: HTTPResponder {
                 body: ResponseBody(byteBuffer: ByteBuffer(bytes: error.body)))
         }
         metrics.answered(request.uri.path, status: response.status.code)
-        return response
+        return request.method == .head ? response.createHeadResponse() : response
     }
 
     private func route(
@@ -99,7 +99,7 @@ struct GatewayResponder: HTTPResponder {
         let key = try Self.key(of: request)
         let held = try await bodies.read(request, limit: configuration.bodyBytesMax)
         metrics.read(held.bytes.count)
-        let call = try TaskCall(route, body: held.bytes, headers: request.headers)
+        var call = try TaskCall(route, body: held.bytes, headers: request.headers)
         guard
             let targets = configuration.models.targets(
                 of: call.model, listed: call.options.models)
@@ -109,6 +109,8 @@ struct GatewayResponder: HTTPResponder {
         let executor = executors[ObjectIdentifier(context.channel.eventLoop)]
         let lease = try await pool.lease(key, on: executor)
         let open = try await open(call, targets, lease, peer)
+        // With the share goes what it was for.
+        call.forgetBody()
         _ = consume held
         if call.isStreaming {
             return stream(call, open, peer, over: context.channel, since: arrived)

@@ -13,8 +13,12 @@ struct MetricsResponder: HTTPResponder {
         guard request.uri.path == "/metrics" else {
             return plain(.notFound, "only /metrics is here\n")
         }
-        guard request.method == .get else { return plain(.methodNotAllowed, "only GET\n") }
-        return plain(.ok, metrics.text, "text/plain; version=0.0.4; charset=utf-8")
+        let text = plain(.ok, metrics.text, "text/plain; version=0.0.4; charset=utf-8")
+        switch request.method {
+        case .get: return text
+        case .head: return text.createHeadResponse()
+        default: return plain(.methodNotAllowed, "only GET\n")
+        }
     }
 
     private func plain(

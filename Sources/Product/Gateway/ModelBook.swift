@@ -23,7 +23,8 @@ package struct ModelBook: Sendable, Equatable {
     /// No entry: every name goes on as it is.
     package init() {}
 
-    /// Reads `NAME` or `NAME=TARGET[,FALLBACK…]`, each as an entry.
+    /// Reads `NAME` or `NAME=TARGET[,FALLBACK…]`, each as an entry. `|` separates targets as well, for
+    /// lists that are separated by commas themselves.
     package init(_ texts: [String]) throws(Fault) {
         for text in texts {
             let parts = text.split(
@@ -32,7 +33,8 @@ package struct ModelBook: Sendable, Equatable {
             let targets =
                 parts.count == 1
                 ? [name]
-                : parts[1].split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+                : parts[1].split(omittingEmptySubsequences: false) { ",|".contains($0) }
+                    .map(String.init)
             guard !name.isEmpty, !targets.contains(""), targets.count <= RequestOptions.modelsMax
             else { throw .malformed }
             guard entry(name) == nil else { throw .repeated }

@@ -39,6 +39,10 @@ package struct ResponsesRequest {
             case "reasoning":
                 if let effort = value.present("effort") { chat.set("reasoning_effort", effort) }
             case "truncation" where value.text == "disabled": break
+            case "top_logprobs":
+                guard value.integer == 0 else {
+                    throw Self.unsupported(name, "Log probabilities are not shown here.")
+                }
             case "store", "background":
                 guard value.boolean == false else {
                     throw Self.unsupported(name, "Nothing is stored here; leave it false.")
@@ -63,7 +67,7 @@ package struct ResponsesRequest {
     /// Members that mean the same in both.
     private static let sharedNames: Set<String> = [
         "model", "temperature", "top_p", "parallel_tool_calls", "user", "service_tier",
-        "safety_identifier", "prompt_cache_key", "top_logprobs",
+        "safety_identifier", "prompt_cache_key",
     ]
 
     private static func unsupported(_ param: String, _ reason: String) -> HTTPFault {

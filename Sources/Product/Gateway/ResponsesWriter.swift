@@ -223,7 +223,8 @@ package struct ResponsesWriter {
         let zero = JSONValue.number(0)
         let input = usage["prompt_tokens"] ?? zero
         let output = usage["completion_tokens"] ?? zero
-        let total = (input.integer ?? 0) + (output.integer ?? 0)
+        let (sum, isBeyond) = (input.integer ?? 0).addingReportingOverflow(output.integer ?? 0)
+        let total = isBeyond ? Int64.max : sum
         return [
             "input_tokens": input,
             "input_tokens_details": [

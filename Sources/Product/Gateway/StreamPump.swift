@@ -15,7 +15,7 @@ final class StreamPump {
     private let done: EventLoopPromise<Void>
     private var stream: EventStream
     private var eventCount = 0
-    /// What `stream` does may call back.
+    /// What `stream` and `channel` do may call back.
     private var isStepping = false
     private var isOver = false
 
@@ -70,11 +70,11 @@ final class StreamPump {
     private func turn() {
         guard !isStepping, !isOver else { return }
         guard channel.isActive else { return finish(ChannelError.ioOnClosedChannel) }
+        // Writing may call back too, where it fills the channel or empties it.
+        isStepping = true
+        defer { isStepping = false }
         while !isOver, channel.isWritable {
-            isStepping = true
-            let step = stream.step()
-            isStepping = false
-            switch step {
+            switch stream.step() {
             case .wait: return
             case .write(let bytes): send(bytes)
             case .last(let bytes):

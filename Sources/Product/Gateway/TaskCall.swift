@@ -29,9 +29,9 @@ struct TaskCall: Sendable {
     let model: String
     let options: RequestOptions
     /// What goes to the supplier.
-    let payload: [UInt8]
+    private(set) var payload: [UInt8]
     /// The messages of a chat, for the keys of its prefixes.
-    let messages: [[UInt8]]
+    private(set) var messages: [[UInt8]]
     let isStreaming: Bool
     /// Whether the client wants the event with the usage.
     let includesUsage: Bool
@@ -68,6 +68,12 @@ struct TaskCall: Sendable {
         self.isStreaming = isStreaming ?? request.isStreaming
         includesUsage = request.includesUsage
         self.echo = echo
+    }
+
+    /// The task is asked for: what is left is to answer.
+    mutating func forgetBody() {
+        payload = []
+        messages = []
     }
 
     /// Most images of one request, as OpenAI's API has it.

@@ -6,7 +6,8 @@
 package enum JSONFault: Error, Equatable {
     /// The text breaks the grammar of RFC 8259 or ends early.
     case malformed
-    /// Arrays and objects are nested deeper than `JSONCursor.depthMax`.
+    /// Arrays and objects are nested deeper than `JSONCursor.depthMax`, or a `JSONValue` would have
+    /// more than `JSONValue.valuesMax` values.
     case tooDeep
     /// A member that the reader must understand comes twice: two readers could disagree.
     case duplicateMember

@@ -36,30 +36,39 @@ package indirect enum JSONValue: Equatable, Sendable {
     /// Reads the one value that `bytes` hold.
     package init(parsing bytes: [UInt8]) throws(JSONFault) {
         var cursor = JSONCursor(bytes)
-        self = try JSONValue(reading: &cursor, depth: 0)
+        try self.init(reading: &cursor)
         try cursor.expectEnd()
     }
 
+    /// Most values in one: each costs some hundred bytes of memory, and but two of a text.
+    package static let valuesMax = 262_144
+
     /// Reads the value that comes next.
     package init(reading cursor: inout JSONCursor) throws(JSONFault) {
-        self = try JSONValue(reading: &cursor, depth: 0)
+        var left = Self.valuesMax
+        self = try JSONValue(reading: &cursor, depth: 0, left: &left)
     }
 
-    private init(reading cursor: inout JSONCursor, depth: Int) throws(JSONFault) {
-        guard depth < JSONCursor.depthMax else { throw .tooDeep }
+    private init(
+        reading cursor: inout JSONCursor, depth: Int, left: inout Int
+    ) throws(JSONFault) {
+        guard depth < JSONCursor.depthMax, left > 0 else { throw .tooDeep }
+        left -= 1
         switch try cursor.peekKind() {
         case .object:
             var members: [Member] = []
             try cursor.beginObject()
             while let name = try cursor.nextKey() {
-                members.append(Member(name, try JSONValue(reading: &cursor, depth: depth + 1)))
+                members.append(
+                    Member(name, try JSONValue(reading: &cursor, depth: depth + 1, left: &left)))
             }
             self = .object(members)
         case .array:
             var elements: [JSONValue] = []
             try cursor.beginArray()
             while try cursor.nextElement() {
-                elements.append(try JSONValue(reading: &cursor, depth: depth + 1))
+                elements.append(
+                    try JSONValue(reading: &cursor, depth: depth + 1, left: &left))
             }
             self = .array(elements)
         case .string: self = .string(try cursor.string())

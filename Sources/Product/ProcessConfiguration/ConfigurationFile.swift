@@ -35,10 +35,16 @@ package struct ConfigurationFile: Sendable {
 
     private static let bytesMax = 1 << 20
 
-    /// The processes that it is for: all, but a worker alone where it speaks of nothing else.
+    /// The processes that it is for: all, but worker and gateway alone where it speaks of nothing
+    /// else.
     package var processes: [ConfiguredProcess] {
-        let isWorkers = !values.isEmpty && values.keys.allSatisfy { $0.hasPrefix("worker.") }
-        return isWorkers ? [.worker] : ConfiguredProcess.allCases
+        let named = ConfiguredProcess.allCases.filter { process in
+            values.keys.contains { $0.hasPrefix(process.rawValue + ".") }
+        }
+        let standAlone = values.keys.allSatisfy {
+            $0.hasPrefix("worker.") || $0.hasPrefix("gateway.")
+        }
+        return standAlone && !named.isEmpty ? named : ConfiguredProcess.allCases
     }
 
     /// Reads the file; says everything that is wrong with it at once.
@@ -114,6 +120,7 @@ package struct ConfigurationFile: Sendable {
             case (.number(let number), .number), (.number(let number), .numberOrWord),
                 (.number(let number), .decimal), (.fraction(let number), .decimal):
                 text = number
+            case (.truth(let value), .truth): text = "\(value)"
             case (.text(let word), .numberOrWord), (.text(let word), .list): text = word
             case (.list(let words), .list) where !words.contains(where: { $0.contains(",") }):
                 text = words.joined(separator: ",")

@@ -2,7 +2,7 @@ import Foundation
 
 /// The processes that a configuration file speaks of.
 package enum ConfiguredProcess: String, CaseIterable, Sendable {
-    case broker, sidecar, worker
+    case broker, sidecar, worker, gateway
 }
 
 /// One setting: its name is that of its flag, in the file, in messages and, in capitals, in the
@@ -22,6 +22,8 @@ package struct ConfigurationKey: Sendable {
         case decimal
         /// Texts without commas: a list in the file, separated by commas elsewhere.
         case list
+        /// True or false.
+        case truth
         /// Names a database. With a password it is a secret, which no file of settings holds.
         case database
     }
@@ -114,6 +116,21 @@ package struct ConfigurationKey: Sendable {
             fallback: "unstated"),
         worker("region", .text, fallbackWords: "not stated"),
         worker("drain-seconds", .number(0...3_600), fallback: "30"),
+        gateway("broker", .list, fallbackWords: "none"),
+        gateway("ca", .text, fallbackWords: "the system's authorities"),
+        gateway("host", .text, fallback: "127.0.0.1"),
+        gateway("port", .number(0...65_535), fallback: "8080"),
+        gateway("metrics-host", .text, fallback: "127.0.0.1"),
+        gateway("metrics-port", .number(0...65_535), fallbackWords: "no metrics"),
+        gateway("certificate", .text, fallbackWords: "plain HTTP", isReloaded: true),
+        gateway("private-key", .text, fallbackWords: "plain HTTP", isReloaded: true),
+        gateway("model", .list, fallbackWords: "every name goes to the broker as it is"),
+        gateway("listed-only", .truth, fallback: "false"),
+        gateway("body-bytes", .number(1_024...1_073_741_824), fallback: "16777216"),
+        gateway("keep-alive-seconds", .number(1...3_600), fallback: "5"),
+        gateway("connect-seconds", .number(1...3_600), fallback: "10"),
+        gateway("grace-seconds", .number(1...3_600), fallback: "30"),
+        gateway("affinity-secret-file", .text, fallbackWords: "a new secret each start"),
     ]
 
     /// The highest price that an offer can have, micro-USD per million tokens.
@@ -142,6 +159,15 @@ package struct ConfigurationKey: Sendable {
         ConfigurationKey(
             name, in: .worker, readBy: [.worker], kind, fallback: fallback,
             fallbackWords: fallbackWords)
+    }
+
+    private static func gateway(
+        _ name: String, _ kind: Kind, fallback: String? = nil, fallbackWords: String? = nil,
+        isReloaded: Bool = false
+    ) -> ConfigurationKey {
+        ConfigurationKey(
+            name, in: .gateway, readBy: [.gateway], kind, fallback: fallback,
+            fallbackWords: fallbackWords, isReloaded: isReloaded)
     }
 
     /// Whether a database's URL carries a password: `scheme://user:password@host`, or a parameter.
@@ -175,6 +201,8 @@ package struct ConfigurationKey: Sendable {
                 && value.split(separator: ",", omittingEmptySubsequences: false)
                     .contains { $0.isEmpty }
                 ? "expected texts, none of them empty" : nil
+        case .truth:
+            value == "true" || value == "false" ? nil : "expected true or false"
         case .word(let words):
             words.contains(value)
                 ? nil

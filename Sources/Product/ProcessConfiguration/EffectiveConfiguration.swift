@@ -101,6 +101,9 @@ package struct EffectiveConfiguration: Sendable {
         text(name)?.split(separator: ",").map(String.init) ?? []
     }
 
+    /// Whether a setting says true.
+    package func isTrue(_ name: String) -> Bool { text(name) == "true" }
+
     /// A number's value; nil where it is not set.
     package func number(_ name: String) -> Int? {
         text(name).flatMap { Int($0) }

@@ -192,8 +192,8 @@ struct AnswerFrame: Sendable {
 /// Turns frames into pieces: joins text and JSON that waits together, and cuts the byte string of
 /// an OpenAI stream into events.
 struct AnswerDecoder: Sendable {
-    /// Largest event that is put together.
-    static let eventBytesMax = 64 * 1_024 * 1_024
+    /// Largest event that is put together [P10].
+    static let eventBytesMax = 1_048_576
 
     let form: AnswerForm
     private var ready: [AnswerChunk] = []
@@ -213,7 +213,7 @@ struct AnswerDecoder: Sendable {
         return ready[nextReady]
     }
 
-    /// Takes what arrived, once `next` has returned nil. False when an event is too large.
+    /// Takes what arrived, once `next` has returned nil. False when an event is empty or too large [P18].
     mutating func add(_ frames: [AnswerFrame]) -> Bool {
         ready.removeAll(keepingCapacity: true)
         nextReady = 0
@@ -243,7 +243,7 @@ struct AnswerDecoder: Sendable {
         var start = 0
         while partial.count - start >= 4 {
             let byteCount = Int(partial.span.littleEndian32(at: start))
-            guard byteCount <= Self.eventBytesMax else { return false }
+            guard (1...Self.eventBytesMax).contains(byteCount) else { return false }
             guard partial.count - start - 4 >= byteCount else { break }
             let end = start + 4 + byteCount
             append(Array(partial[start + 4..<end]), tokens: tokens, flags: frame.flags)

@@ -179,6 +179,17 @@ private func joined(_ events: [String], isChat: Bool = true) throws -> JSONValue
         #expect(response["usage"]?["input_tokens"] == .number(3))
     }
 
+    @Test("usage of any size ends no process")
+    func largestUsage() throws {
+        var writer = ResponsesWriter(id: "t", createdAt: 7, model: "m", echo: .emptyObject)
+        _ = try writer.add(
+            bytes(
+                #"{"choices":[],"usage":{"prompt_tokens":9223372036854775807,"completion_tokens":1}}"#
+            ))
+        _ = writer.finish()
+        #expect(writer.finished["usage"]?["total_tokens"]?.integer == .max)
+    }
+
     @Test("an answer cut at its limit is incomplete")
     func incomplete() throws {
         var writer = ResponsesWriter(id: "t", createdAt: 7, model: "m", echo: .emptyObject)

@@ -156,6 +156,7 @@ private func fields(_ pairs: [String: String]) -> HTTPFields {
     @Test("aliases, fallbacks and a client's own list become targets in order, each once")
     func targets() throws {
         let book = try ModelBook(["fast=a,b", "c"])
+        #expect(try ModelBook(["fast=a|b", "c"]) == book)
         #expect(book.targets(of: "fast", listed: []) == ["a", "b"])
         #expect(book.targets(of: "c", listed: []) == ["c"])
         #expect(book.targets(of: "other", listed: []) == ["other"])

@@ -30,6 +30,17 @@ import Testing
         }
     }
 
+    @Test("the number of values is bounded")
+    func values() throws {
+        func list(_ count: Int) -> [UInt8] {
+            bytes("[" + Array(repeating: "1", count: count).joined(separator: ",") + "]")
+        }
+        _ = try JSONValue(parsing: list(JSONValue.valuesMax - 1))
+        #expect(throws: JSONFault.tooDeep) {
+            try JSONValue(parsing: list(JSONValue.valuesMax))
+        }
+    }
+
     @Test("members are found, replaced in place, added behind and removed")
     func members() {
         var value: JSONValue = ["a": .number(1), "b": .null]

@@ -208,6 +208,31 @@ struct ConfigurationTests {
         #expect(found.first?.contains(expected) == true, "\(found)")
     }
 
+    @Test("a gateway's truths, lists and numbers; what is wrong with them")
+    func gateway() throws {
+        let file = try ConfigurationFile(
+            path: "f",
+            data: Data(
+                #"""
+                {"gateway": {"broker": ["a:1"], "model": ["fast=x|y", "z"], "listed-only": true,
+                 "port": 443}, "worker": {"slots": 2}}
+                """#.utf8))
+        #expect(file.processes == [.worker, .gateway])
+        let settings = try EffectiveConfiguration(
+            .gateway, environment: ["SLUICE_GATEWAY_PORT": "444"], file: file)
+        #expect(settings.list("model") == ["fast=x|y", "z"])
+        #expect(settings.isTrue("listed-only"))
+        #expect(settings.number("port") == 444)
+        #expect(settings.number("metrics-port") == nil)
+        #expect(settings.number("grace-seconds") == 30)
+        #expect(
+            try EffectiveConfiguration(.gateway, environment: [:], file: nil)
+                .isTrue("listed-only") == false)
+        #expect(
+            problems(#"{"gateway": {"listed-only": 1}}"#).first?.contains("true or false") == true)
+        #expect(problems(#"{"gateway": {"body-bytes": 3}}"#).first?.contains("from 1024") == true)
+    }
+
     @Test("a file of a worker alone is asked for nothing of broker and sidecar")
     func processes() throws {
         #expect(
