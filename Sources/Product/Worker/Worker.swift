@@ -133,7 +133,7 @@ package struct Worker: Sendable {
         if configuration.slots == .measured, let first = models.first,
             let engine = byModel[first.name]
         {
-            await measure(engine, model: first.name, for: plan)
+            _ = await measure(engine, model: first.name, for: plan)
         }
         log.record(.offered(models: models.map { $0.name }, skippedCount: 0))
         let supplier = supplier(runner, offers: plan.begin(with: models), slots: plan.slots)
@@ -195,10 +195,10 @@ package struct Worker: Sendable {
                     await loads.preload(models.map(\.engineName))
                 }
                 plan.load(loads.loading)
-                if mustMeasure, let first = models.first {
-                    _ = await loads.ready(first.engineName, before: .now + .seconds(900))
-                    await measure(engine, model: first.name, for: plan)
-                    mustMeasure = false
+                // The first may be one that writes no text, as models of embeddings.
+                for model in models.prefix(Self.measuredModelsMax) where mustMeasure {
+                    _ = await loads.ready(model.engineName, before: .now + .seconds(900))
+                    mustMeasure = await !measure(engine, model: model.name, for: plan)
                 }
                 plan.serve(models)
                 log.record(.offered(models: models.map { $0.name }, skippedCount: skippedCount))
@@ -209,7 +209,13 @@ package struct Worker: Sendable {
         }
     }
 
-    private func measure(_ engine: some Engine, model: String, for plan: SupplyPlan) async {
+    /// Models that are asked for their speed, one after the other, until one answers.
+    private static let measuredModelsMax = 4
+
+    /// True when the model answered.
+    private func measure(
+        _ engine: some Engine, model: String, for plan: SupplyPlan
+    ) async -> Bool {
         let result = await SlotProbe(engine, model: model).run()
         plan.follow(SlotLimit(result))
         log.record(
@@ -219,6 +225,7 @@ package struct Worker: Sendable {
                     Int(EngineTiming.seconds($0.firstToken) * 1_000)
                 },
                 tokensPerSecond: result.single.map { Int($0.tokensPerSecond) }))
+        return result.single != nil
     }
 
     private func runner(

@@ -56,11 +56,12 @@ package struct BrokerProbe: Sendable {
             return .unreadableTrust
         }
         guard let resolved = await Self.resolve(address) else { return .unresolved }
-        let text = Self.text(of: resolved)
-        switch await handshake(resolved, context, address) {
+        let (handshake, place) = await handshake(address, context)
+        let text = Self.text(of: place ?? resolved)
+        switch handshake {
         case .refused: return .unreachable(address: text)
         case .failed:
-            guard case .agreed(let shown, _) = await handshake(resolved, believing, address)
+            guard case (.agreed(let shown, _), _) = await self.handshake(address, believing)
             else { return .untrusted(address: text, shown: nil) }
             return .untrusted(address: text, shown: shown)
         case .agreed(let certificate, let isOurs):
@@ -90,9 +91,10 @@ package struct BrokerProbe: Sendable {
         case agreed(Certificate?, isOurs: Bool)
     }
 
+    /// Tries each address of the name, as connections do; answers also which one took it.
     private func handshake(
-        _ resolved: SocketAddress, _ context: NIOSSLContext, _ address: BrokerAddress
-    ) async -> Handshake {
+        _ address: BrokerAddress, _ context: NIOSSLContext
+    ) async -> (Handshake, SocketAddress?) {
         let loop = MultiThreadedEventLoopGroup.singleton.next()
         let agreed = loop.makePromise(of: Handshake.self)
         let name = trust.serverName ?? address.host
@@ -108,13 +110,15 @@ package struct BrokerProbe: Sendable {
                     try pipeline.addHandler(HandshakeHandler(agreed: agreed))
                 }
             }
-            .connect(to: resolved)
+            .connect(host: address.host, port: address.port)
         connecting.whenFailure { _ in agreed.succeed(.refused) }
         let timeout = loop.scheduleTask(in: Self.stepTimeout) { agreed.succeed(.failed) }
         defer { timeout.cancel() }
         let result = (try? await agreed.futureResult.get()) ?? .failed
-        connecting.whenSuccess { $0.close(promise: nil) }
-        return result
+        let channel = try? await connecting.get()
+        let place = channel?.remoteAddress
+        channel?.close(promise: nil)
+        return (result, place)
     }
 
     /// Tells how the handshake went; nothing is read after it.

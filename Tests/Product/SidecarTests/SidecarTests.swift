@@ -146,6 +146,34 @@ import Testing
         #expect(sidecar.stop() == .ended)
     }
 
+    /// PostgreSQL was away while nothing was to be settled: what is committed then still reaches
+    /// the directory, without a task that would show that the store takes records again.
+    @Test func theDirectoryFollowsAStoreThatWasAwayWhileNothingRan() throws {
+        let server = try PostgresServer()
+        let location = StoreLocation.postgres(address: try server.newDatabase())
+        let deployment = Deployment { $0.store = location }
+        let sidecar = RunningSidecar(deployment)
+        #expect(eventually { deployment.counts() != nil })
+        server.stop()
+        #expect(
+            eventually {
+                SettlementReport.read(
+                    runDirectory: deployment.options.runDirectory, nowUs: 0
+                )?.isStoreRefusing == true
+            })
+        server.start()
+        let account = try deployment.openStore().makeAccount(
+            label: "shop", kinds: .consumer, isPrepaid: false, nowUs: 1)
+        var reader = DirectoryReader(
+            directory: Sidecar.Options.directoryPath(
+                dataDirectory: deployment.options.dataDirectory))
+        #expect(
+            try eventually {
+                try reader.poll().contains { $0.key == .account(account.id) }
+            })
+        #expect(sidecar.stop() == .ended)
+    }
+
     /// What another process commits reaches the directory that this sidecar holds; a lease is
     /// asked for, granted and, when its instance is gone, closed.
     @Test(arguments: [false, true])

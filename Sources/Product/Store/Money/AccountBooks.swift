@@ -66,9 +66,10 @@ struct AccountBooks {
             wallets[account] = wallet
             stored[account] = wallet
         }
+        // A supplier's identity is the number of its key, by which the table is sorted.
         let keys = try transaction.fetch(
-            ["supplier", "account"], from: "access_key", where: "supplier",
-            in: suppliers.filter { $0 != 0 }.map { signed($0) }, and: nil)
+            ["supplier", "account"], from: "access_key", where: "id",
+            in: suppliers.filter { $0 != 0 }.map { signed($0) }, and: "supplier = id")
         for start in stride(from: 0, to: keys.count, by: 2) {
             supplierAccounts[unsigned(keys[start])] = unsigned(keys[start + 1])
         }

@@ -162,7 +162,7 @@ extension StoreTransaction {
         let rows = try query(
             """
             SELECT a.id, a.label FROM access_key k JOIN account a ON a.id = k.account
-            WHERE k.supplier = $1 LIMIT 1
+            WHERE k.id = $1 AND k.supplier = k.id
             """, [.integer(signed(identity))])
         guard let row = rows.first else { return nil }
         return party(try row.unsigned(0), label: try row.text(1))
