@@ -26,13 +26,14 @@ package struct CompletionJoiner {
             self.object = object
         }
 
-        mutating func take(_ member: JSONValue.Member) {
+        mutating func take(_ member: JSONValue.Member) throws(JSONFault) {
             guard let piece = member.value.text, !repeatedNames.contains(member.name) else {
-                CompletionJoiner.merge([member], into: &object)
-                return
+                return try CompletionJoiner.merge([member], into: &object)
             }
             // Keeps the member's place among the others.
-            if texts[member.name] == nil { object.set(member.name, "") }
+            if texts[member.name] == nil {
+                try CompletionJoiner.set(member.name, "", in: &object)
+            }
             texts[member.name, default: ""] += piece
         }
 
@@ -54,18 +55,19 @@ package struct CompletionJoiner {
         guard let eventMembers = event.members else { throw .unexpectedKind }
         for member in eventMembers where member.name != "choices" {
             guard !member.value.isNull || members[member.name] == nil else { continue }
-            members.set(member.name, member.value)
+            try Self.set(member.name, member.value, in: &members)
         }
         for (position, element) in (event["choices"]?.elements ?? []).enumerated() {
             guard let choiceMembers = element.members else { throw .unexpectedKind }
             let index = element["index"]?.integer ?? Int64(position)
+            guard choices[index] != nil || choices.count < Self.membersMax else { throw .tooDeep }
             for member in choiceMembers {
                 guard member.name == "delta", isChat else {
-                    choices[index, default: Choice()].rest.take(member)
+                    try choices[index, default: Choice()].rest.take(member)
                     continue
                 }
                 for part in member.value.members ?? [] {
-                    choices[index, default: Choice()].message.take(part)
+                    try choices[index, default: Choice()].message.take(part)
                 }
             }
         }
@@ -91,51 +93,71 @@ package struct CompletionJoiner {
         "role", "type", "id", "index", "finish_reason", "object", "model",
     ]
 
-    private static func merge(_ delta: JSONValue, into target: inout JSONValue) {
-        guard let members = delta.members else { return }
-        merge(members, into: &target)
+    /// Members of one object, and choices: each is looked for among all, so an answer that brings
+    /// ever new ones must not take time without end.
+    private static let membersMax = 1_024
+    /// The same of an array's elements that may be continued: the last so many.
+    private static let openElementsMax = 128
+
+    private static func set(
+        _ name: String, _ value: JSONValue, in object: inout JSONValue
+    ) throws(JSONFault) {
+        guard object[name] != nil || (object.members?.count ?? 0) < membersMax else {
+            throw .tooDeep
+        }
+        object.set(name, value)
     }
 
-    private static func merge(_ members: [JSONValue.Member], into target: inout JSONValue) {
+    private static func merge(
+        _ members: [JSONValue.Member], into target: inout JSONValue
+    ) throws(JSONFault) {
         for member in members {
-            guard let old = target.present(member.name) else {
-                target.set(member.name, member.value)
+            guard target.present(member.name) != nil else {
+                try set(member.name, member.value, in: &target)
                 continue
             }
             guard !member.value.isNull else { continue }
-            target.set(member.name, continued(old, by: member.value, name: member.name))
+            try target.change(member.name) { (old: inout JSONValue) throws(JSONFault) in
+                try carryOn(&old, member.value, name: member.name)
+            }
         }
     }
 
-    private static func continued(
-        _ old: JSONValue, by new: JSONValue, name: String
-    ) -> JSONValue {
+    /// In place: a copy of what is there, for each event, would take ever longer.
+    private static func carryOn(
+        _ old: inout JSONValue, _ new: JSONValue, name: String
+    ) throws(JSONFault) {
         switch (old, new) {
-        case (.string(let first), .string(let second)):
+        case (.string(var text), .string(let more)):
+            old = .null
             // Engines that repeat a whole function name are known; one that repeats a text is not.
-            let isRepeated = repeatedNames.contains(name) || name == "name" && first == second
-            return .string(isRepeated ? second : first + second)
-        case (.object, .object):
-            var merged = old
-            merge(new, into: &merged)
-            return merged
-        case (.array(let first), .array(let second)): return .array(merged(first, second))
-        default: return new
+            let isRepeated = repeatedNames.contains(name) || name == "name" && text == more
+            if isRepeated { text = more } else { text += more }
+            old = .string(text)
+        case (.object, .object(let members)): try merge(members, into: &old)
+        case (.array(var elements), .array(let more)):
+            old = .null
+            try append(more, to: &elements)
+            old = .array(elements)
+        default: old = new
         }
     }
 
     /// Elements with an `index` continue the one of that index; others are added.
-    private static func merged(_ old: [JSONValue], _ new: [JSONValue]) -> [JSONValue] {
-        var result = old
+    private static func append(
+        _ new: [JSONValue], to elements: inout [JSONValue]
+    ) throws(JSONFault) {
         for element in new {
             let index = element["index"]?.integer
-            if let index, let place = result.firstIndex(where: { $0["index"]?.integer == index }) {
-                merge(element, into: &result[place])
+            let places = max(0, elements.count - openElementsMax)..<elements.count
+            if let index, let members = element.members,
+                let place = places.first(where: { elements[$0]["index"]?.integer == index })
+            {
+                try merge(members, into: &elements[place])
             } else {
-                result.append(element)
+                elements.append(element)
             }
         }
-        return result
     }
 
     /// The tool calls of a message have no indices, unlike those of deltas.

@@ -137,6 +137,24 @@ package indirect enum JSONValue: Equatable, Sendable {
         self = .object(members)
     }
 
+    /// Changes the value of the first member of this name in its place, without a copy; nothing
+    /// where there is none.
+    package mutating func change<Fault: Error>(
+        _ name: String, _ body: (inout JSONValue) throws(Fault) -> Void
+    ) throws(Fault) {
+        guard case .object(var members) = self,
+            let index = members.firstIndex(where: { $0.name == name })
+        else { return }
+        self = .null
+        var value = members[index].value
+        members[index].value = .null
+        defer {
+            members[index].value = value
+            self = .object(members)
+        }
+        try body(&value)
+    }
+
     /// Removes every member of this name.
     package mutating func remove(_ name: String) {
         guard case .object(var members) = self else { return }

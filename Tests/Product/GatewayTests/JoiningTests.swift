@@ -12,6 +12,29 @@ private func joined(_ events: [String], isChat: Bool = true) throws -> JSONValue
 }
 
 @Suite struct CompletionJoinerTests {
+    @Test("an answer of ever new members or choices is given up, one of long arrays is joined")
+    func bounds() throws {
+        var joiner = CompletionJoiner(isChat: true)
+        for _ in 0..<20_000 {
+            try joiner.add(bytes(#"{"choices":[{"index":0,"delta":{"a":[1]}}]}"#))
+        }
+        let object = try JSONValue(parsing: joiner.joined())
+        let message = try #require(object["choices"]?.elements?.first?["message"])
+        #expect(message["a"]?.elements?.count == 20_000)
+        for event in [
+            #"{"choices":[{"index":0,"delta":{"mNUMBER":1}}]}"#,
+            #"{"choices":[{"index":0,"delta":{"mNUMBER":"x"}}]}"#,
+            #"{"choices":[{"index":NUMBER,"delta":{}}]}"#, #"{"mNUMBER":1,"choices":[]}"#,
+        ] {
+            var joiner = CompletionJoiner(isChat: true)
+            #expect(throws: JSONFault.tooDeep, "\(event)") {
+                for number in 0..<1_100 {
+                    try joiner.add(bytes(event.replacing("NUMBER", with: "\(number)")))
+                }
+            }
+        }
+    }
+
     @Test("deltas become one message with its finish reason, usage and unknown members [P12]")
     func chat() throws {
         let object = try joined([
