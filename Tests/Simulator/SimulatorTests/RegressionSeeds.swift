@@ -18,5 +18,14 @@ struct RegressionSeed: Sendable, CustomStringConvertible {
         RegressionSeed(
             seed: 139, words: "",
             fault: "the world gave a broker whose tasks wait for a lease no turn for 200 ms"),
+        RegressionSeed(
+            seed: 1_718, words: "",
+            fault: "the rule took frames of the turn in which CANCEL came for frames after it"),
+        RegressionSeed(
+            seed: 2_433, words: "",
+            fault: "old wake-ups of a peer each set one more, until the steps ran out"),
+        RegressionSeed(
+            seed: 51_080, words: "",
+            fault: "old wake-ups of a peer each set one more, until the steps ran out"),
     ]
 }
