@@ -76,6 +76,9 @@ extension Simulation {
         // With several brokers clients may all be at one of them.
         let wanted =
             options.models == 1 && nodes.count == 1 ? min(slots, perClient * clients.count) : 1
+        // A sidecar may still be in the pause of a slow one, or down, and a task that waits for its
+        // account's lease for longer than its limit is told to come again.
+        if options.prepaid { run(untilUs: nowUs + 5_000_000) { _ in false } }
         var peak = 0
         // A breaker that faults have opened tries its supplier with one task at a time, after a
         // while: every slot is usable again once those have gone well.
