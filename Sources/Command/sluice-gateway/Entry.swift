@@ -77,13 +77,19 @@ import SluiceClient
         }
     }
 
-    /// Reads the settings again and takes the certificate over that they name now. Says how it went
-    /// in one JSON line on standard error.
+    /// Reads the settings again and takes the certificate over that they name now. A JSON line on
+    /// standard error says how it went, and one for people what is wrong.
     private static func reload(_ options: GatewayOptions, _ certificate: GatewayCertificate?) {
-        guard let settings = try? options.settings(),
-            let certificate, let chain = settings.text("certificate"),
+        let settings: EffectiveConfiguration
+        do {
+            settings = try options.settings()
+        } catch {
+            event(#""event":"reload_refused","reason":"configuration""#)
+            return note(error)
+        }
+        guard let certificate, let chain = settings.text("certificate"),
             let key = settings.text("private-key")
-        else { return event(#""event":"reload_refused","reason":"configuration""#) }
+        else { return event(#""event":"reload_refused","reason":"no_certificate""#) }
         do {
             let expiry = try certificate.replace(chainFile: chain, keyFile: key)
             event(#""event":"certificate_replaced","expiresAt":\#(expiry)"#)
@@ -97,7 +103,7 @@ import SluiceClient
         FileHandle.standardError.write(Data("{\(members)}\n".utf8))
     }
 
-    private static func note(_ error: GatewayError) {
+    private static func note(_ error: any Error) {
         FileHandle.standardError.write(Data("sluice-gateway: \(error)\n".utf8))
     }
 

@@ -40,7 +40,7 @@ package indirect enum JSONValue: Equatable, Sendable {
         try cursor.expectEnd()
     }
 
-    /// Most values in one: each costs some hundred bytes of memory, and but two of a text.
+    /// Most values in one: each takes some hundred bytes of memory, and may be but two bytes of the text.
     package static let valuesMax = 262_144
 
     /// Reads the value that comes next.

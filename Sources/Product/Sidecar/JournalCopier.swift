@@ -185,7 +185,8 @@ struct JournalCopier: ~Copyable {
             } catch .vanished {
                 continue
             } catch .system {
-                // For want of memory or descriptors: the ring is looked at again.
+                // For want of memory or descriptors: the ring is looked at again when the run directory
+                // has changed, which each settlement report does.
                 continue
             } catch {
                 refused.insert(instance)

@@ -517,14 +517,18 @@ struct RecordBatch {
         }
         guard !accounts.isEmpty else { return }
         try books.load(accounts, suppliers: suppliers, transaction)
-        // Of the batch's own, those whose turn is still to come.
+        // Of the batch's own, those whose turn is still to come; asked of repeats alone, which are
+        // rare.
+        let hasRepeats = open.values.contains { $0.isRepeat }
         var unsettled: Set<TaskID> = []
-        for (record, isNew) in zip(ended, isNew) where isNew { unsettled.insert(record.task) }
+        if hasRepeats {
+            for (record, isNew) in zip(ended, isNew) where isNew { unsettled.insert(record.task) }
+        }
         for event in money {
             switch event {
             case .ended(let index):
                 let record = ended[index]
-                unsettled.remove(record.task)
+                if hasRepeats { unsettled.remove(record.task) }
                 guard isNew[index], record.charge != .none, let entry = open[record.task] else {
                     continue
                 }
