@@ -27,5 +27,8 @@ struct RegressionSeed: Sendable, CustomStringConvertible {
         RegressionSeed(
             seed: 51_080, words: "",
             fault: "old wake-ups of a peer each set one more, until the steps ran out"),
+        RegressionSeed(
+            seed: 28_439, words: "",
+            fault: "a byzantine supplier's bytes after a second END counted as nobody's"),
     ]
 }

@@ -16,6 +16,9 @@ final class ByzantinePeer: Peer {
     private var nextUs: UInt64 = .max
     /// Streams that ASSIGN opened here, with the attempt whose bytes they carry.
     private var assigned: [(stream: StreamID, task: TaskID, attempt: Int)] = []
+    /// Streams on which an END went out that ended nothing, as far as this peer knew. The broker may
+    /// have used the number again by then, so no one can say whose bytes later ones would be.
+    private var unclear: Set<UInt32> = []
 
     init(identity: UInt64, role: PeerRole, setting: PeerSetting) {
         self.identity = identity
@@ -30,6 +33,7 @@ final class ByzantinePeer: Peer {
         isOver = isHealed
         assembler = FrameAssembler()
         assigned = []
+        unclear = []
         pending = []
         nextUs = nowUs + 20_000
         guard !setting.random.chance(5) else { return }
@@ -95,9 +99,11 @@ final class ByzantinePeer: Peer {
         case 1:
             // What it sends as an answer is known to the oracle, so not here.
             let kinds = FrameKind.allCases.filter { $0 != .tokens || role == .client }
+            let kind = setting.random.pick(kinds)
+            if kind == .end { hasEnded(stream) }
             FrameHeader(
-                kind: setting.random.pick(kinds), stream: stream,
-                payloadBytes: 8, flags: FrameFlags(rawValue: UInt8(setting.random.pick(0...255))),
+                kind: kind, stream: stream, payloadBytes: 8,
+                flags: FrameFlags(rawValue: UInt8(setting.random.pick(0...255))),
                 tokens: 9
             ).encode(into: &pending)
             for _ in 0..<8 { pending.append(UInt8(setting.random.pick(0...255))) }
@@ -147,7 +153,7 @@ final class ByzantinePeer: Peer {
     }
 
     private func tokens() {
-        guard let entry = assigned.last else { return }
+        guard let entry = assigned.last, !unclear.contains(entry.stream.rawValue) else { return }
         let byteCount = setting.random.pick([0, 1, 500, 16_372])
         let tokens = setting.random.pick([0, 1, 60_000])
         let payload = setting.oracle.produce(
@@ -161,12 +167,21 @@ final class ByzantinePeer: Peer {
     }
 
     private func end() {
-        guard !assigned.isEmpty else { return }
-        let entry = setting.random.chance(90) ? assigned.removeLast() : assigned[0]
+        guard let last = assigned.last else { return }
+        // Now and then for a stream that it may never have had, or has ended.
+        let isOpen = setting.random.chance(90)
+        let stream = isOpen ? last.stream : StreamID(UInt32(setting.random.pick(1...3)))
+        hasEnded(stream)
         let code = setting.random.pick(WireCode.allCases)
         var usage = Usage(inputTokens: .max, outputTokens: .max)
         usage.cachedTokens = UInt32(setting.random.pick([0, 5, Int(UInt32.max)]))
-        EndFrame(code: code, usage: usage).encode(stream: entry.stream, into: &pending)
+        EndFrame(code: code, usage: usage).encode(stream: stream, into: &pending)
+    }
+
+    private func hasEnded(_ stream: StreamID) {
+        let before = assigned.count
+        assigned.removeAll { $0.stream == stream }
+        if assigned.count == before { unclear.insert(stream.rawValue) }
     }
 
     private func grant() {

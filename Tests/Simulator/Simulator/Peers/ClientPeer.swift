@@ -111,6 +111,11 @@ final class ClientPeer: Peer {
         }
     }
 
+    /// Its next task is due now.
+    func hurry(nowUs: UInt64) {
+        nextSubmitUs = min(nextSubmitUs, nowUs)
+    }
+
     /// Submits `count` tasks that must all complete.
     func probe(_ count: Int, nowUs: UInt64) {
         isProbing = true

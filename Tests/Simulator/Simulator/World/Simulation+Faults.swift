@@ -34,6 +34,11 @@ extension Simulation {
         case 3 where options.drains && !node.isBrokerDown && !node.isDraining && faults.chance(70):
             node.isDraining = true
             oracle.count("drain")
+            // What crosses the broker's go-away is refused, and lost by nobody.
+            for client in clients.indices where faults.chance(50) {
+                clients[client].hurry(nowUs: nowUs)
+                wake(client)
+            }
             node.broker.drain(nowUs: nowUs)
             turn(node)
         case 4 where options.revocations && faults.chance(40):
