@@ -205,6 +205,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             if read.plaintextBytes > 0 {
                 let used = Self.hand(
                     &shard, channel.index, content.incoming, total, nowUs: nowUs, &output)
+                shard.commitStaged(nowUs: nowUs, out: &output)
                 perform()
                 keep(used..<total, of: channel)
                 settle()
@@ -255,11 +256,6 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                 content.enqueue(
                     stream, headerWord: headerWord, streamID: streamID,
                     payload: Int(start)..<Int(start + count))
-            case .delivered(let slot, let sealed):
-                table.addDelivered(
-                    Int(slot), tokens: UInt32(truncatingIfNeeded: sealed.tokens),
-                    reasoningTokens: UInt32(truncatingIfNeeded: sealed.reasoningTokens),
-                    payloadBytes: UInt64(sealed.payloadBytes))
             case .relayTokens(let shard, let headerWord, let client, let start, let count):
                 relayTokens(
                     to: Int(shard), headerWord: headerWord, client: client,
@@ -295,6 +291,13 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
                 guard let channel = channels[Int(connection)] else { continue }
                 closing.append((channel, afterSending))
             }
+        }
+        for position in 0..<output.delivered.count {
+            let delivered = output.delivered[position]
+            table.addDelivered(
+                Int(delivered.slot), tokens: delivered.tokens,
+                reasoningTokens: delivered.reasoningTokens,
+                payloadBytes: UInt64(delivered.payloadBytes))
         }
         output.removeActions()
     }

@@ -136,13 +136,14 @@ package struct InMemoryInstance: Sendable {
     }
 
     /// What was sealed to the client is added to the task's slot.
-    package mutating func delivered(_ slot: TaskIndex, _ sealed: SealedTokens) {
+    package mutating func delivered(_ delivered: DeliveredTokens) {
         guard mayWrite() else { return }
-        let old = slots[Int(slot)]
-        slots[Int(slot)][.delivered] = UInt64(
-            low: old.deliveredTokens &+ UInt32(truncatingIfNeeded: sealed.tokens),
-            high: old.reasoningTokens &+ UInt32(truncatingIfNeeded: sealed.reasoningTokens))
-        slots[Int(slot)][.deliveredBytes] = old.deliveredBytes + UInt64(sealed.payloadBytes)
+        let slot = Int(delivered.slot)
+        let old = slots[slot]
+        slots[slot][.delivered] = UInt64(
+            low: old.deliveredTokens &+ delivered.tokens,
+            high: old.reasoningTokens &+ delivered.reasoningTokens)
+        slots[slot][.deliveredBytes] = old.deliveredBytes + UInt64(delivered.payloadBytes)
     }
 
     package mutating func firstOutput(_ slot: TaskIndex, ttftUs: UInt64) {

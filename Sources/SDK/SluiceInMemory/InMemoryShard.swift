@@ -219,8 +219,6 @@ final class InMemoryShard {
                 enqueue(
                     stream, Self.tokensHeader(headerWord, streamID),
                     Array(chunk[Int(start)..<Int(start + count)]))
-            case .delivered(let slot, let sealed):
-                files.instance.delivered(slot, sealed)
             case .send(let connection, let frame):
                 frame.encode(into: &lines[Int(connection)].control)
             case .storeBody(let stream, let start, let count):
@@ -265,6 +263,9 @@ final class InMemoryShard {
             case .close(let connection, let afterSending):
                 close(connection, afterSending: afterSending)
             }
+        }
+        for position in 0..<output.delivered.count where !files.instance.isDead {
+            files.instance.delivered(output.delivered[position])
         }
         output.removeActions()
         requests += output.requests

@@ -68,6 +68,23 @@ package struct Connection {
         }
     }
 
+    /// Whether a frame of `costBytes` may be staged; `isRoomForAnother` connection where this one
+    /// has nothing staged.
+    func canStage(_ costBytes: UInt32, isRoomForAnother: Bool) -> Bool {
+        costBytes <= stagingFreeBytes && (stagedBytes > 0 || isRoomForAnother)
+    }
+
+    /// Takes room for a frame that may be staged, and marks the connection dirty; answers whether
+    /// nothing was staged before, and whether it was dirty. One call, so that the table is entered
+    /// once.
+    mutating func stage(_ costBytes: UInt32) -> (isEmpty: Bool, isDirty: Bool) {
+        let before = (isEmpty: stagedBytes == 0, isDirty: isDirty)
+        stagingFreeBytes -= costBytes
+        stagedBytes += costBytes
+        isDirty = true
+        return before
+    }
+
     /// Index in the shard's stream tables, or nil for an idle slot.
     func stream(_ id: StreamID) -> UInt32? {
         guard id.rawValue < UInt32(slots.count) else { return nil }

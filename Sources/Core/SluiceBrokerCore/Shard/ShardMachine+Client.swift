@@ -30,16 +30,16 @@ extension ShardMachine {
         landingFreeBytes -= landingBytes
         let stream = openClient(connection, header.stream, frame, nowUs: nowUs)
         let index = Int(stream)
-        clients[index].landingBytes = UInt32(landingBytes)
+        clientTasks[index].landingBytes = UInt32(landingBytes)
         storeBody(
             stream, place.lowerBound + frame.inlineBody.lowerBound, inlineBytes,
             freeBytes: inlineBytes, nowUs: nowUs, out: &out)
-        let isComplete = clients[index].receivedBodyBytes == frame.terms.bodyBytes
+        let isComplete = clientTasks[index].receivedBodyBytes == frame.terms.bodyBytes
         let uploadDueMs = isComplete ? .max : nowUs / 1_000 + limits.uploadMs
-        streamTimers.schedule(stream, atMs: min(clients[index].deadlineMs, uploadDueMs))
+        streamTimers.schedule(stream, atMs: min(clientTasks[index].deadlineMs, uploadDueMs))
         var submission = Submission(
             stream: reference(ofStream: stream), connection: reference(connection),
-            terms: clients[index].terms, model: frame.model, filters: frame.filters,
+            terms: clientTasks[index].terms, model: frame.model, filters: frame.filters,
             affinityKeys: frame.affinityKeys, trace: frame.trace,
             reserveBytes: clients[index].reserveBytes, bodyComplete: isComplete)
         submission.budget = frame.budget
@@ -66,7 +66,7 @@ extension ShardMachine {
         guard isCurrent(stream), clients[index].phase == .uploading else { return }
         submission.keyDigest = max(1, digest)
         submission.bodyComplete =
-            clients[index].receivedBodyBytes == clients[index].terms.bodyBytes
+            clientTasks[index].receivedBodyBytes == clientTasks[index].terms.bodyBytes
         out.requests.append(.submit(submission))
     }
 
@@ -99,6 +99,7 @@ extension ShardMachine {
         } else {
             stream = UInt32(clients.count)
             clients.append(ClientStream())
+            clientTasks.append(ClientTask())
         }
         let index = Int(stream)
         let generation = clients[index].generation &+ 1
@@ -107,18 +108,20 @@ extension ShardMachine {
         opened.phase = .uploading
         opened.connection = connection
         opened.id = id
-        opened.terms = frame.terms
-        opened.trace = frame.trace
         opened.clientLimitBytes = frame.creditLimitBytes
         opened.reserveBytes = BrokerLimits.reserve(
             askedBytes: frame.windowBytes,
             extraPoolFreeBytes: connections[Int(connection)].extraPoolFreeBytes)
-        opened.submittedUs = nowUs
+        var task = ClientTask()
+        task.terms = frame.terms
+        task.trace = frame.trace
+        task.submittedUs = nowUs
         let deadlineMs =
             frame.terms.deadlineMs == 0
             ? WireLimits.deadlineMsMax : frame.terms.deadlineMs
-        opened.deadlineMs = nowUs / 1_000 + UInt64(deadlineMs)
+        task.deadlineMs = nowUs / 1_000 + UInt64(deadlineMs)
         clients[index] = opened
+        clientTasks[index] = task
         connections[Int(connection)].extraPoolFreeBytes -=
             opened.reserveBytes - BrokerLimits.reserveFloorBytes
         connections[Int(connection)].take(id, for: stream)
@@ -147,8 +150,8 @@ extension ShardMachine {
         case .idle, .queued, .running, .draining:
             return fail(connection, .unexpectedFrame, header: header, out: &out)
         }
-        let received = clients[index].receivedBodyBytes
-        let declared = clients[index].terms.bodyBytes
+        let received = clientTasks[index].receivedBodyBytes
+        let declared = clientTasks[index].terms.bodyBytes
         let isLast = byteCount == Int(declared - received)
         guard byteCount <= Int(declared - received),
             isLast || byteCount >= WireLimits.bodyFrameBytesMin
@@ -156,7 +159,7 @@ extension ShardMachine {
             return abandon(stream, .bodyMismatch, out: &out)
         }
         let freeLeft = Int(WireLimits.freeBodyBytesMax - min(received, WireLimits.freeBodyBytesMax))
-        guard clients[index].isAdmitted || byteCount <= freeLeft else {
+        guard clientTasks[index].isAdmitted || byteCount <= freeLeft else {
             return fail(connection, .creditExceeded, header: header, out: &out)
         }
         let freeBytes = min(byteCount, freeLeft)
@@ -164,8 +167,8 @@ extension ShardMachine {
         storeBody(
             stream, place.lowerBound, byteCount, freeBytes: freeBytes, nowUs: nowUs, out: &out)
         streamTimers.schedule(
-            stream, atMs: min(clients[index].deadlineMs, nowUs / 1_000 + limits.uploadMs))
-        guard clients[index].receivedBodyBytes == declared, clients[index].isAdmitted else {
+            stream, atMs: min(clientTasks[index].deadlineMs, nowUs / 1_000 + limits.uploadMs))
+        guard clientTasks[index].receivedBodyBytes == declared, clientTasks[index].isAdmitted else {
             return
         }
         out.requests.append(.bodyComplete(clients[index].task, reference(ofStream: stream)))
@@ -205,8 +208,8 @@ extension ShardMachine {
         out: inout ShardOutput
     ) {
         let index = Int(stream)
-        clients[index].receivedBodyBytes += UInt32(byteCount)
-        clients[index].bodyCompleteUs = nowUs
+        clientTasks[index].receivedBodyBytes += UInt32(byteCount)
+        clientTasks[index].bodyCompleteUs = nowUs
         counters.bodyBytesReceived += UInt64(byteCount)
         guard byteCount > 0 else { return }
         clients[index].holdsBody = true
@@ -225,10 +228,10 @@ extension ShardMachine {
             return
         }
         clients[index].task = task
-        clients[index].isAdmitted = true
+        clientTasks[index].isAdmitted = true
         hasLanded(stream.index)
-        let declared = clients[index].terms.bodyBytes
-        if clients[index].receivedBodyBytes == declared {
+        let declared = clientTasks[index].terms.bodyBytes
+        if clientTasks[index].receivedBodyBytes == declared {
             out.requests.append(.bodyComplete(task, stream))
         } else if declared > WireLimits.freeBodyBytesMax {
             let frame = CreditFrame(limitBytes: UInt64(declared))
@@ -239,8 +242,8 @@ extension ShardMachine {
 
     /// The dispatcher has reserved the body, or it is gone.
     private mutating func hasLanded(_ stream: UInt32) {
-        landingFreeBytes += Int(clients[Int(stream)].landingBytes)
-        clients[Int(stream)].landingBytes = 0
+        landingFreeBytes += Int(clientTasks[Int(stream)].landingBytes)
+        clientTasks[Int(stream)].landingBytes = 0
     }
 
     mutating func accepted(
@@ -257,11 +260,10 @@ extension ShardMachine {
             return
         }
         clients[index].task = task
-        clients[index].taskID = taskID
-        clients[index].isAdmitted = true
+        clientTasks[index].isAdmitted = true
         hasLanded(stream.index)
         clients[index].phase = .queued
-        streamTimers.schedule(stream.index, atMs: clients[index].deadlineMs)
+        streamTimers.schedule(stream.index, atMs: clientTasks[index].deadlineMs)
         let frame = QueuedFrame(
             task: taskID, reserveBytes: clients[index].reserveBytes, position: position)
         send(.queued(clients[index].id, frame), on: clients[index].connection, out: &out)
@@ -273,7 +275,7 @@ extension ShardMachine {
     ) {
         let index = Int(stream.index)
         guard isCurrent(stream), clients[index].phase == .uploading else { return }
-        if clients[index].receivedBodyBytes == clients[index].terms.bodyBytes {
+        if clientTasks[index].receivedBodyBytes == clientTasks[index].terms.bodyBytes {
             let queued = QueuedFrame(
                 task: task, reserveBytes: clients[index].reserveBytes, position: 0)
             send(.queued(clients[index].id, queued), on: clients[index].connection, out: &out)
@@ -295,15 +297,15 @@ extension ShardMachine {
         let limit = clients[index].supplierLimitBytes
         clients[index].phase = .running
         clients[index].isBound = true
-        clients[index].isBodyLent = clients[index].terms.bodyBytes > 0
+        clients[index].isBodyLent = clientTasks[index].terms.bodyBytes > 0
         clients[index].supplierShard = supplier.shard
         clients[index].limitToldBytes = limit
         closeGate(stream.index, held)
         refreshStarvation(stream.index, nowMs: nowUs / 1_000)
         let opening = RelayOpening(
             client: stream, supplier: supplier, offer: offer, task: taskID,
-            terms: clients[index].terms, trace: clients[index].trace,
-            deadlineMs: clients[index].deadlineMs, limitBytes: limit)
+            terms: clientTasks[index].terms, trace: clientTasks[index].trace,
+            deadlineMs: clientTasks[index].deadlineMs, limitBytes: limit)
         post(.open(opening), to: supplier.shard, nowUs: nowUs, out: &out)
     }
 
@@ -334,7 +336,7 @@ extension ShardMachine {
     /// Ends a submission that was not accepted yet. What the dispatcher reserved comes back.
     mutating func abandon(_ stream: UInt32, _ code: WireCode, out: inout ShardOutput) {
         let index = Int(stream)
-        if clients[index].isAdmitted {
+        if clientTasks[index].isAdmitted {
             out.requests.append(
                 .abandoned(clients[index].task, reference(ofStream: stream), code))
         }
@@ -399,8 +401,8 @@ extension ShardMachine {
         if connection != noIndex {
             unready(client: stream)
             connections[Int(connection)].release(clients[index].id)
-            let freeDeclared = min(clients[index].terms.bodyBytes, WireLimits.freeBodyBytesMax)
-            let freeReceived = min(clients[index].receivedBodyBytes, freeDeclared)
+            let freeDeclared = min(clientTasks[index].terms.bodyBytes, WireLimits.freeBodyBytesMax)
+            let freeReceived = min(clientTasks[index].receivedBodyBytes, freeDeclared)
             connections[Int(connection)].expectLate(
                 clients[index].id, Int(freeDeclared - freeReceived))
             connections[Int(connection)].extraPoolFreeBytes +=

@@ -23,7 +23,7 @@ extension ShardMachine {
             }
             (status, code) = (.supplierFailed, .supplierFailed)
         }
-        clients[Int(client)].ending = ClientStream.Ending(
+        clientTasks[Int(client)].ending = ClientTask.Ending(
             status: status, code: code, finishReason: frame.finishReason, claim: frame.usage)
         drainAnswer(client, nowUs: nowUs, out: &out)
     }
@@ -35,7 +35,7 @@ extension ShardMachine {
             dropQueued(client, out: &out)
             return giveBack(client, claim: nil, nowUs: nowUs, out: &out)
         }
-        clients[index].ending = ClientStream.Ending(status: .supplierLost, code: .supplierLost)
+        clientTasks[index].ending = ClientTask.Ending(status: .supplierLost, code: .supplierLost)
         drainAnswer(client, nowUs: nowUs, out: &out)
     }
 
@@ -45,7 +45,7 @@ extension ShardMachine {
     ) {
         clients[Int(client)].phase = .draining
         // What is left is within the client's credit: only its socket can hold it up now.
-        clients[Int(client)].starvedSinceMs = nil
+        clientTasks[Int(client)].starvedSinceMs = nil
         guard clients[Int(client)].queuedBytes == 0 else { return }
         report(client, nowUs: nowUs, out: &out)
     }
@@ -59,15 +59,15 @@ extension ShardMachine {
         clients[index].enqueuedBytes = 0
         clients[index].sealedBytes = 0
         clients[index].gateTokens = .max
-        clients[index].started = nil
-        clients[index].starvedSinceMs = nil
+        clientTasks[index].started = nil
+        clientTasks[index].starvedSinceMs = nil
         unready(client: client)
         // Told to the client only when there is nobody else [D9].
         var report = TaskReport(
             task: clients[index].task,
             status: claim == nil ? .supplierLost : .supplierFailed,
             code: claim == nil ? .supplierLost : .supplierFailed)
-        report.durationUs = nowUs - clients[index].submittedUs
+        report.durationUs = nowUs - clientTasks[index].submittedUs
         report.isDeclined = claim?.code == .declined
         out.requests.append(.redispatch(report.task, reference(ofStream: client), report))
     }
@@ -85,19 +85,19 @@ extension ShardMachine {
         case .uploading:
             abandon(client, code == .deadlineExceeded ? .uploadTimeout : code, out: &out)
         case .queued:
-            clients[index].ending = ClientStream.Ending(status: status, code: code)
+            clientTasks[index].ending = ClientTask.Ending(status: status, code: code)
             report(client, nowUs: nowUs, out: &out)
         case .draining:
             dropQueued(client, out: &out)
             unready(client: client)
-            let claim = clients[index].ending?.claim
-            clients[index].ending = ClientStream.Ending(
+            let claim = clientTasks[index].ending?.claim
+            clientTasks[index].ending = ClientTask.Ending(
                 status: status, code: code, claim: claim)
             report(client, nowUs: nowUs, out: &out)
         case .running:
             dropQueued(client, out: &out)
             unready(client: client)
-            clients[index].ending = ClientStream.Ending(status: status, code: code)
+            clientTasks[index].ending = ClientTask.Ending(status: status, code: code)
             clients[index].phase = .cancelling
             streamTimers.cancel(client)
             // The supplier's end answers in any case, at the latest when its grace is over.
@@ -112,7 +112,7 @@ extension ShardMachine {
         let index = Int(client)
         precondition(!clients[index].isBound, "reported with a supplier bound")
         commitStaged(client, nowUs: nowUs, out: &out)
-        guard let ending = clients[index].ending else {
+        guard let ending = clientTasks[index].ending else {
             preconditionFailure("reported without an ending")
         }
         clients[index].phase = .finishing
@@ -122,12 +122,12 @@ extension ShardMachine {
         report.finishReason = ending.finishReason
         report.isUnanswered = ending.isUnanswered
         report.claim = ending.claim
-        report.started = clients[index].started
+        report.started = clientTasks[index].started
         report.deliveredTokens = clients[index].deliveredTokens
         report.deliveredReasoningTokens = clients[index].deliveredReasoningTokens
         report.deliveredPayloadBytes = clients[index].deliveredPayloadBytes
-        report.ttftUs = clients[index].ttftUs
-        report.durationUs = nowUs - clients[index].submittedUs
+        report.ttftUs = clientTasks[index].ttftUs
+        report.durationUs = nowUs - clientTasks[index].submittedUs
         out.requests.append(.finished(reference(ofStream: client), report))
     }
 
@@ -142,21 +142,21 @@ extension ShardMachine {
         case .uploading:
             abandon(client, .uploadTimeout, out: &out)
         case .queued, .running, .draining:
-            if nowMs >= clients[index].deadlineMs {
+            if nowMs >= clientTasks[index].deadlineMs {
                 return endEarly(
                     client, status: .deadlineExceeded, code: .deadlineExceeded, nowUs: nowUs,
                     out: &out)
             }
-            if let since = clients[index].starvedSinceMs {
+            if let since = clientTasks[index].starvedSinceMs {
                 guard nowMs < since + limits.stalledMs else {
                     counters.stalledReaders += 1
                     return endEarly(
                         client, status: .cancelled, code: .stalled, nowUs: nowUs, out: &out)
                 }
                 streamTimers.schedule(
-                    client, atMs: min(clients[index].deadlineMs, since + limits.stalledMs))
+                    client, atMs: min(clientTasks[index].deadlineMs, since + limits.stalledMs))
             } else {
-                streamTimers.schedule(client, atMs: clients[index].deadlineMs)
+                streamTimers.schedule(client, atMs: clientTasks[index].deadlineMs)
             }
         }
     }

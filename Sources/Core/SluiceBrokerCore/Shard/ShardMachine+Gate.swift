@@ -15,8 +15,8 @@ extension ShardMachine {
     /// A supplier begins: nothing has passed yet.
     mutating func closeGate(_ client: UInt32, _ held: HeldTokens) {
         let index = Int(client)
-        clients[index].held = held
-        clients[index].isHoldAsked = false
+        clientTasks[index].held = held
+        clientTasks[index].isHoldAsked = false
         clients[index].enqueuedTokens = 0
         clients[index].gateBytes = .max
         moveGate(client)
@@ -29,7 +29,7 @@ extension ShardMachine {
         let index = Int(client)
         let tokens = UInt64(header.tokens)
         let before = clients[index].enqueuedTokens - tokens
-        let isBeyond = tokens > 0 && before >= clients[index].held.count
+        let isBeyond = tokens > 0 && before >= clientTasks[index].held.count
         if isBeyond, clients[index].gateBytes == .max {
             clients[index].gateBytes = clients[index].enqueuedBytes - UInt64(header.frameBytes)
         }
@@ -57,16 +57,16 @@ extension ShardMachine {
         case .idle, .uploading, .queued, .cancelling, .finishing: return
         }
         let delivered = clients[index].deliveredTokens
-        let counted = min(delivered, clients[index].held.count)
+        let counted = min(delivered, clientTasks[index].held.count)
         if min(delivered, held.count) > counted {
             // The open-task slot had only what was held for.
             let more = SealedTokens(
                 bytes: 0, payloadBytes: 0, tokens: min(delivered, held.count) - counted,
                 reasoningTokens: 0)
-            out.actions.append(.delivered(slot: clients[index].task, more))
+            out.delivered.append(DeliveredTokens(slot: clients[index].task, more))
         }
-        clients[index].held = held
-        clients[index].isHoldAsked = false
+        clientTasks[index].held = held
+        clientTasks[index].isHoldAsked = false
         openGate(client)
         if clients[index].sendableBytes > 0, !clients[index].isReady {
             makeReady(client: client, out: &out)
@@ -88,7 +88,7 @@ extension ShardMachine {
     mutating func exhaustAtGate(_ client: UInt32, nowUs: UInt64, out: inout ShardOutput) {
         let index = Int(client)
         guard clients[index].gateBytes != .max, clients[index].sendableBytes == 0 else { return }
-        guard clients[index].held.isLast else {
+        guard clientTasks[index].held.isLast else {
             return refreshSupplierLimit(client, nowUs: nowUs, out: &out)
         }
         endEarly(
@@ -102,7 +102,7 @@ extension ShardMachine {
         var passed = 0
         while passed < frames.count {
             let frame = frames[passed]
-            guard frame.tokens == 0 || clients[index].enqueuedTokens < clients[index].held.count
+            guard frame.tokens == 0 || clients[index].enqueuedTokens < clientTasks[index].held.count
             else { break }
             clients[index].enqueuedTokens += UInt64(frame.tokens)
             clients[index].gateBytes += UInt64(frame.costBytes)
@@ -116,36 +116,36 @@ extension ShardMachine {
     /// Once for every answer, and while enough is left that the answer can come in time.
     private mutating func askForHold(_ client: UInt32, out: inout ShardOutput) {
         let index = Int(client)
-        let held = clients[index].held
+        let held = clientTasks[index].held
         let left = held.count - min(held.count, clients[index].enqueuedTokens)
-        guard !held.isLast, !clients[index].isHoldAsked, left < UInt64(Hold.lowTokens)
+        guard !held.isLast, !clientTasks[index].isHoldAsked, left < UInt64(Hold.lowTokens)
         else { return }
-        clients[index].isHoldAsked = true
+        clientTasks[index].isHoldAsked = true
         out.requests.append(.holdLow(clients[index].task, reference(ofStream: client)))
     }
 
     /// From which count of tokens on a frame must be looked at.
     private mutating func moveGate(_ client: UInt32) {
         let index = Int(client)
-        let held = clients[index].held
+        let held = clientTasks[index].held
         if clients[index].gateBytes != .max {
             clients[index].gateTokens = 0
-        } else if held.isLast || clients[index].isHoldAsked {
+        } else if held.isLast || clientTasks[index].isHoldAsked {
             clients[index].gateTokens = held.count == .max ? .max : held.count + 1
         } else {
             let margin = UInt64(Hold.lowTokens) - 1
             clients[index].gateTokens = held.count - min(held.count, margin)
         }
     }
-}
 
-extension ClientStream {
-    /// What counts of the tokens that were just sealed: the frame that reached the gate may have
+    /// What counts of the tokens that were just delivered: the frame that reached the gate may have
     /// had more than money was held for.
-    func billable(_ sealed: SealedTokens) -> SealedTokens {
-        guard deliveredTokens > held.count else { return sealed }
+    func billable(_ sealed: SealedTokens, of client: UInt32) -> SealedTokens {
+        let delivered = clients[Int(client)].deliveredTokens
+        let held = clientTasks[Int(client)].held
+        guard delivered > held.count else { return sealed }
         var counted = sealed
-        let before = deliveredTokens - sealed.tokens
+        let before = delivered - sealed.tokens
         counted.tokens = held.count - min(held.count, before)
         return counted
     }

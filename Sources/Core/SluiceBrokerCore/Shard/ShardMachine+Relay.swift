@@ -32,7 +32,7 @@ extension ShardMachine {
             cancelSupplier(client, code, nowUs: nowUs, out: &out)
         case .started(let client, let frame):
             guard isBound(client), clients[Int(client.index)].phase == .running else { return }
-            clients[Int(client.index)].started = frame
+            clientTasks[Int(client.index)].started = frame
             out.actions.append(.started(slot: clients[Int(client.index)].task, frame))
         case .bodySent(let client):
             guard isBound(client) else { return }
@@ -42,7 +42,7 @@ extension ShardMachine {
             switch unbind(client) {
             case .running: answerEnded(client.index, frame, nowUs: nowUs, out: &out)
             case .cancelling:
-                clients[Int(client.index)].ending?.claim = frame.usage
+                clientTasks[Int(client.index)].ending?.claim = frame.usage
                 report(client.index, nowUs: nowUs, out: &out)
             default: preconditionFailure("an answer on a stream that has no supplier")
             }
@@ -56,7 +56,7 @@ extension ShardMachine {
             switch unbind(client) {
             case .running:
                 clients[Int(client.index)].phase = .queued
-                clients[Int(client.index)].starvedSinceMs = nil
+                clientTasks[Int(client.index)].starvedSinceMs = nil
                 out.requests.append(.undelivered(clients[Int(client.index)].task, client))
             case .cancelling: report(client.index, nowUs: nowUs, out: &out)
             default: preconditionFailure("a return on a stream that has no supplier")
@@ -64,7 +64,7 @@ extension ShardMachine {
         case .unanswered(let client):
             switch unbind(client) {
             case .cancelling:
-                clients[Int(client.index)].ending?.isUnanswered = true
+                clientTasks[Int(client.index)].ending?.isUnanswered = true
                 report(client.index, nowUs: nowUs, out: &out)
             default: preconditionFailure("unanswered without a CANCEL")
             }
@@ -120,16 +120,11 @@ extension ShardMachine {
         _ header: FrameHeader, _ place: Range<Int>, for client: UInt32, nowUs: UInt64,
         out: inout ShardOutput
     ) {
-        let enqueued: ClientStream.Enqueued
-        if stage(header, of: client, out: &out) {
-            enqueued = clients[Int(client)].stage(header)
-            out.staged.append(
-                StagedFrame(
-                    headerWord: header.firstWord, stream: enqueued.id.rawValue,
-                    connection: clients[Int(client)].connection,
-                    start: UInt32(truncatingIfNeeded: place.lowerBound)))
+        let creditLeftBytes: UInt64
+        if let staged = stage(header, start: place.lowerBound, of: client, out: &out) {
+            creditLeftBytes = staged.creditLeftBytes
         } else {
-            enqueued = clients[Int(client)].enqueue(
+            let enqueued = clients[Int(client)].enqueue(
                 UInt64(header.frameBytes), tokens: header.tokens)
             out.actions.append(
                 .enqueueTokens(
@@ -141,8 +136,9 @@ extension ShardMachine {
             } else if !enqueued.isReady {
                 makeReady(client: client, out: &out)
             }
+            creditLeftBytes = enqueued.creditLeftBytes
         }
-        if enqueued.creditLeftBytes < WireLimits.usefulCreditBytes {
+        if creditLeftBytes < WireLimits.usefulCreditBytes {
             refreshStarvation(client, nowMs: nowUs / 1_000)
         }
     }
@@ -176,13 +172,13 @@ extension ShardMachine {
             clients[index].clientLimitBytes
             < clients[index].enqueuedBytes + WireLimits.usefulCreditBytes
         guard clients[index].phase == .running, isShort else {
-            clients[index].starvedSinceMs = nil
+            clientTasks[index].starvedSinceMs = nil
             return
         }
-        guard clients[index].starvedSinceMs == nil else { return }
-        clients[index].starvedSinceMs = nowMs
+        guard clientTasks[index].starvedSinceMs == nil else { return }
+        clientTasks[index].starvedSinceMs = nowMs
         counters.creditStalls &+= 1
         streamTimers.schedule(
-            client, atMs: min(clients[index].deadlineMs, nowMs + limits.stalledMs))
+            client, atMs: min(clientTasks[index].deadlineMs, nowMs + limits.stalledMs))
     }
 }

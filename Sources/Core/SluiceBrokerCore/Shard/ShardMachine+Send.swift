@@ -62,23 +62,21 @@ extension ShardMachine {
         _ sealed: SealedTokens, of stream: UInt32, nowUs: UInt64, out: inout ShardOutput
     ) {
         let index = Int(stream)
-        clients[index].deliveredTokens += sealed.tokens
-        clients[index].deliveredReasoningTokens += sealed.reasoningTokens
-        clients[index].deliveredPayloadBytes += UInt64(sealed.payloadBytes)
         counters.tokensDelivered &+= sealed.tokens
         counters.answerBytesDelivered &+= UInt64(sealed.payloadBytes)
-        let task = clients[index].task
-        if sealed.tokens > 0 {
-            if let gapUs = clients[index].delivered(atUs: nowUs) {
-                tokenGaps[HistogramBucket.index(of: gapUs)] &+= 1
-            } else {
-                let ttftUs = nowUs - clients[index].bodyCompleteUs
-                clients[index].ttftUs = ttftUs
-                out.actions.append(.firstOutput(slot: task, ttftUs: ttftUs))
-            }
+        let delivery = clients[index].deliver(sealed, atUs: nowUs)
+        switch delivery.order {
+        case .withoutTokens: break
+        case .later(let gapUs): tokenGaps[HistogramBucket.index(of: gapUs)] &+= 1
+        case .first:
+            let ttftUs = nowUs - clientTasks[index].bodyCompleteUs
+            clientTasks[index].ttftUs = ttftUs
+            out.actions.append(.firstOutput(slot: delivery.task, ttftUs: ttftUs))
         }
-        out.actions.append(.delivered(slot: task, clients[index].billable(sealed)))
-        dropBodyWhenUnneeded(stream, out: &out)
+        out.delivered.append(
+            DeliveredTokens(
+                slot: delivery.task, delivery.isGated ? billable(sealed, of: stream) : sealed))
+        if delivery.holdsBody { dropBodyWhenUnneeded(stream, out: &out) }
     }
 
     private mutating func supplierSegment(
@@ -91,7 +89,7 @@ extension ShardMachine {
         }
         let sendable = bodyBytesSendable(bound)
         let offset = Int(suppliers[slot].sentBodyBytes)
-        let left = Int(suppliers[slot].terms.bodyBytes) - offset
+        let left = Int(supplierTasks[slot].terms.bodyBytes) - offset
         guard sendable > 0, sendable == left || sendable >= WireLimits.bodyFrameBytesMin else {
             return nil
         }
@@ -111,14 +109,14 @@ extension ShardMachine {
         let fixed = FrameHeader.byteCount + AssignFrame.fixedBytes + 28
         guard spaceBytes >= fixed + WireLimits.bodyFrameBytesMin else { return .needsSpace }
         let nowMs = nowUs / 1_000
-        var terms = suppliers[slot].terms
-        let deadlineMs = suppliers[slot].deadlineMs
+        var terms = supplierTasks[slot].terms
+        let deadlineMs = supplierTasks[slot].deadlineMs
         terms.deadlineMs = UInt32(max(1, deadlineMs - min(deadlineMs - 1, nowMs)))
-        let limit = suppliers[slot].firstLimitBytes
+        let limit = supplierTasks[slot].firstLimitBytes
         var frame = AssignFrame(
-            task: suppliers[slot].task, offer: suppliers[slot].offer, terms: terms,
+            task: supplierTasks[slot].task, offer: supplierTasks[slot].offer, terms: terms,
             creditLimitBytes: limit)
-        frame.trace = suppliers[slot].trace
+        frame.trace = supplierTasks[slot].trace
         let inline = min(bodyBytesSendable(bound), spaceBytes - fixed)
         suppliers[slot].isAssignSent = true
         suppliers[slot].limitSentBytes = limit
@@ -131,7 +129,8 @@ extension ShardMachine {
     /// The client's end may drop the body once the last of it went out. The shell copies it before
     /// it performs anything.
     private mutating func tellBodySent(_ bound: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        guard suppliers[Int(bound)].sentBodyBytes == suppliers[Int(bound)].terms.bodyBytes else {
+        guard suppliers[Int(bound)].sentBodyBytes == supplierTasks[Int(bound)].terms.bodyBytes
+        else {
             return
         }
         let client = suppliers[Int(bound)].client

@@ -4,44 +4,41 @@ import SluiceWire
 // so it goes into the connection's next record at once, beside those of other streams. Only
 // what that record has no room for waits in a queue of its stream, where it can be dropped.
 extension ShardMachine {
-    /// Takes room in the connection's next record for a frame; false where it must be queued.
+    /// Stages a frame of the client's stream; nil where it must be queued.
     mutating func stage(
-        _ header: FrameHeader, of client: UInt32, out: inout ShardOutput
-    ) -> Bool {
-        let connection = clients[Int(client)].connection
-        // What comes first waits for its turn's end: until something is forwarded, a loss or an END
-        // can send the task elsewhere, and what is queued is dropped [D8].
-        guard connection != noIndex, clients[Int(client)].canStage(tokens: header.tokens)
-        else { return false }
-        let slot = Int(connection)
-        let cost = UInt32(truncatingIfNeeded: header.frameBytes)
-        guard cost <= connections[slot].stagingFreeBytes else { return false }
-        if connections[slot].stagedBytes == 0 {
-            guard stagingFreeConnections > 0 else { return false }
-            stagingFreeConnections -= 1
-        }
-        connections[slot].stagingFreeBytes -= cost
-        connections[slot].stagedBytes += cost
-        markDirty(connection, out: &out)
-        if !clients[Int(client)].isStaging {
-            clients[Int(client)].isStaging = true
-            staging.append(client)
-        }
-        return true
+        _ header: FrameHeader, start: Int, of client: UInt32, out: inout ShardOutput
+    ) -> ClientStream.Staged? {
+        let index = Int(client)
+        let connection = clients[index].connection
+        let costBytes = UInt32(truncatingIfNeeded: header.frameBytes)
+        guard connection != noIndex,
+            connections[Int(connection)].canStage(
+                costBytes, isRoomForAnother: stagingFreeConnections > 0),
+            let staged = clients[index].stage(header)
+        else { return nil }
+        let before = connections[Int(connection)].stage(costBytes)
+        if before.isEmpty { stagingFreeConnections -= 1 }
+        if !before.isDirty { out.dirty.append(connection) }
+        if staged.isFirst { staging.append(client) }
+        out.staged.append(
+            StagedFrame(
+                headerWord: header.firstWord, stream: staged.id.rawValue, connection: connection,
+                start: UInt32(truncatingIfNeeded: start)))
+        return staged
     }
 
-    /// Enters what was staged in the books. Once a turn, before anything is sealed.
+    /// Enters what was staged in the books: before anything is sealed, and best while the streams'
+    /// entries are still in the cache.
     package mutating func commitStaged(nowUs: UInt64, out: inout ShardOutput) {
-        for stream in staging { commitStaged(stream, nowUs: nowUs, out: &out) }
+        while committedStaging < staging.count {
+            commitStaged(staging[committedStaging], nowUs: nowUs, out: &out)
+            committedStaging += 1
+        }
     }
 
     /// The same for one stream whose end is about to be reported.
     mutating func commitStaged(_ stream: UInt32, nowUs: UInt64, out: inout ShardOutput) {
-        let index = Int(stream)
-        guard clients[index].isStaging else { return }
-        clients[index].isStaging = false
-        let staged = clients[index].staged
-        clients[index].staged = .none
+        guard let staged = clients[Int(stream)].takeStaged() else { return }
         countDelivered(staged, of: stream, nowUs: nowUs, out: &out)
     }
 
@@ -52,6 +49,7 @@ extension ShardMachine {
             refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
         }
         staging.removeAll(keepingCapacity: true)
+        committedStaging = 0
     }
 
     /// Staged bytes of the connection were sealed.

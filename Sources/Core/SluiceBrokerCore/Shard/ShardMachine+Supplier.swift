@@ -20,16 +20,13 @@ extension ShardMachine {
         opened.phase = .running
         opened.connection = supplier.index
         opened.id = id
-        opened.offer = opening.offer
         opened.isBound = true
         opened.client = opening.client
-        opened.task = opening.task
-        opened.terms = opening.terms
-        opened.trace = opening.trace
-        opened.deadlineMs = opening.deadlineMs
-        opened.firstLimitBytes = opening.limitBytes
         opened.bodyLimitBytes = connections[Int(supplier.index)].bodyCreditBytes
         suppliers[Int(bound)] = opened
+        supplierTasks[Int(bound)] = SupplierTask(
+            offer: opening.offer, task: opening.task, terms: opening.terms, trace: opening.trace,
+            deadlineMs: opening.deadlineMs, firstLimitBytes: opening.limitBytes)
         connections[Int(supplier.index)].take(id, for: bound)
         remember(opening.client, bound)
         out.actions.append(.bindBody(supplier: bound, client: opening.client))
@@ -39,6 +36,7 @@ extension ShardMachine {
     private mutating func takeSupplierSlot() -> UInt32 {
         if let idle = idleSuppliers.popLast() { return idle }
         suppliers.append(SupplierStream())
+        supplierTasks.append(SupplierTask())
         return UInt32(suppliers.count - 1)
     }
 
@@ -73,7 +71,7 @@ extension ShardMachine {
         guard let bound = bound(to: client) else { return }
         let slot = Int(bound)
         guard suppliers[slot].isAssignSent else {
-            suppliers[slot].firstLimitBytes = limitBytes
+            supplierTasks[slot].firstLimitBytes = limitBytes
             return
         }
         guard suppliers[slot].phase == .running else { return }
@@ -92,7 +90,7 @@ extension ShardMachine {
         guard suppliers[slot].isAssignSent else {
             // It never heard of the task: no CANCEL, no END.
             out.requests.append(
-                .slotFreed(reference(suppliers[slot].connection), suppliers[slot].offer))
+                .slotFreed(reference(suppliers[slot].connection), supplierTasks[slot].offer))
             releaseSupplier(bound)
             return post(.undelivered(client), to: client.shard, nowUs: nowUs, out: &out)
         }
@@ -211,7 +209,7 @@ extension ShardMachine {
         let client = suppliers[Int(bound)].client
         connections[Int(connection)].unproductive.earn(limits: limits)
         out.requests.append(
-            .slotFreed(reference(connection), suppliers[Int(bound)].offer))
+            .slotFreed(reference(connection), supplierTasks[Int(bound)].offer))
         releaseSupplier(bound)
         guard isBound else { return }
         post(.ended(client, frame), to: client.shard, nowUs: nowUs, out: &out)
@@ -243,7 +241,7 @@ extension ShardMachine {
 
     /// Body bytes that may be sent to the supplier now.
     func bodyBytesSendable(_ bound: UInt32) -> Int {
-        let total = UInt64(suppliers[Int(bound)].terms.bodyBytes)
+        let total = UInt64(supplierTasks[Int(bound)].terms.bodyBytes)
         let allowed = min(total, suppliers[Int(bound)].bodyLimitBytes)
         return Int(allowed - min(UInt64(suppliers[Int(bound)].sentBodyBytes), allowed))
     }

@@ -20,7 +20,9 @@ package struct ShardMachine: ~Copyable {
 
     var connections: [Connection]
     var clients: [ClientStream] = []
+    var clientTasks: [ClientTask] = []
     var suppliers: [SupplierStream] = []
+    var supplierTasks: [SupplierTask] = []
     var idleClients: [UInt32] = []
     var idleSuppliers: [UInt32] = []
     /// By shard, then client stream: the supplier stream that it is bound to.
@@ -38,8 +40,10 @@ package struct ShardMachine: ~Copyable {
     var expired: [UInt32] = []
     /// Connections that may still begin to stage.
     var stagingFreeConnections: Int
-    /// Client streams with staged frames that are not in their books yet.
+    /// Client streams of which frames were staged in this turn, and how many entries from the
+    /// front were entered in the books. One that staged on after that stands in it again.
     var staging: [UInt32] = []
+    var committedStaging = 0
     /// GO-AWAY was sent; no new task is taken.
     package internal(set) var isDraining = false
     var drainDeadlineMs: UInt64 = .max

@@ -34,8 +34,6 @@ package enum ShardAction {
     /// Hand `out.relayed[message]` to another shard, behind every frame relayed so far. An `open`
     /// takes the client stream's body along.
     case relay(shard: UInt16, message: UInt32)
-    /// Add to the open-task slot what has just been sealed to the client.
-    case delivered(slot: TaskIndex, SealedTokens)
     /// Write the time to first token to the open-task slot.
     case firstOutput(slot: TaskIndex, ttftUs: UInt64)
     /// Write the prompt's size to the open-task slot.
@@ -53,11 +51,29 @@ package struct StagedFrame {
     package let start: UInt32
 }
 
+/// What has left, or is about to leave, towards a client: to be added to the task's open-task slot.
+package struct DeliveredTokens {
+    package let slot: TaskIndex
+    package let tokens: UInt32
+    package let reasoningTokens: UInt32
+    package let payloadBytes: UInt32
+
+    init(slot: TaskIndex, _ sealed: SealedTokens) {
+        self.slot = slot
+        // The table counts modulo 2^32.
+        tokens = UInt32(truncatingIfNeeded: sealed.tokens)
+        reasoningTokens = UInt32(truncatingIfNeeded: sealed.reasoningTokens)
+        payloadBytes = UInt32(truncatingIfNeeded: sealed.payloadBytes)
+    }
+}
+
 /// What a shard call leaves to be done, in order.
 package struct ShardOutput: ~Copyable {
     package var actions: [ShardAction] = []
     /// Independent of `actions`: no order touches what another stages.
     package var staged: [StagedFrame] = []
+    /// To be done behind `actions`: a time to first token is written before its tokens are counted.
+    package var delivered: [DeliveredTokens] = []
     package var requests: [DispatchRequest] = []
     /// What `relay` actions name; forgotten with them.
     package var relayed: [RelayMessage] = []
@@ -70,6 +86,7 @@ package struct ShardOutput: ~Copyable {
     package mutating func removeActions() {
         if !actions.isEmpty { actions.removeAll(keepingCapacity: true) }
         if !staged.isEmpty { staged.removeAll(keepingCapacity: true) }
+        if !delivered.isEmpty { delivered.removeAll(keepingCapacity: true) }
         if !relayed.isEmpty { relayed.removeAll(keepingCapacity: true) }
         if !reports.isEmpty { reports.removeAll(keepingCapacity: true) }
     }
@@ -77,6 +94,7 @@ package struct ShardOutput: ~Copyable {
     package init() {
         actions.reserveCapacity(1_024)
         staged.reserveCapacity(1_024)
+        delivered.reserveCapacity(1_024)
         relayed.reserveCapacity(64)
         requests.reserveCapacity(256)
         dirty.reserveCapacity(256)

@@ -1,7 +1,8 @@
 import SluiceRecordFormat
 package import SluiceWire
 
-/// One task at its client's shard: upload, answer and end.
+/// One task at its client's shard: what its frames touch. The rest is its `ClientTask`: thousands of
+/// streams that each get a frame a turn then share the processor's caches.
 package struct ClientStream {
     package enum Phase: UInt8 {
         /// The entry is free.
@@ -20,89 +21,53 @@ package struct ClientStream {
         case finishing
     }
 
-    // What every TOKENS frame touches stands together, so that it shares a cache line.
     package internal(set) var phase: Phase = .idle
     var isReady = false
-    /// In the shard's list of streams with staged frames.
+    /// In the shard's list of streams with staged frames that are not in their books yet.
     var isStaging = false
+    /// A supplier's end has the task, or is about to hear of it; at `supplierShard`.
+    var isBound = false
+    /// The shell still holds body bytes of this stream.
+    var holdsBody = false
+    /// The supplier's end still reads the body.
+    var isBodyLent = false
+    var supplierShard: UInt16 = 0
     var id = StreamID.connection
-    package internal(set) var generation: UInt32 = 0
     /// `noIndex` once the client's connection is gone.
     var connection: UInt32 = noIndex
-    /// A supplier's end has the task, or is about to hear of it; at which shard.
-    var isBound = false
-    var supplierShard: UInt16 = 0
-    var nextReady = noIndex
     var reserveBytes: UInt32 = 0
+    /// The part of `sealedBytes` whose record is not sealed yet.
+    var stagedBytes: UInt32 = 0
     /// Absolute limit of the answer in bytes, as the client gave it.
     var clientLimitBytes: UInt64 = 0
     /// TOKENS bytes (12 + payload) put into the queue and sealed; since the last dispatch.
     var enqueuedBytes: UInt64 = 0
     var sealedBytes: UInt64 = 0
-    /// The limit that the supplier's end was told last.
-    var limitToldBytes: UInt64 = 0
-    /// The part of `sealedBytes` whose record is not sealed yet.
-    var stagedBytes: UInt64 = 0
-    /// Delivered, and not yet told to the open-task table.
-    var staged = SealedTokens.none
     /// Tokens of the frames that were put into the queue and may go out.
     var enqueuedTokens: UInt64 = 0
     /// From so many on every frame is looked at (`ShardMachine+Gate`); `.max` = never.
     var gateTokens: UInt64 = .max
+    /// Delivered, and not yet told to the open-task table.
+    var staged = SealedTokens.none
+
+    // Once a turn, not once a frame.
+    /// The limit that the supplier's end was told last.
+    var limitToldBytes: UInt64 = 0
     /// The queue up to here may go out, counted as `enqueuedBytes`; `.max` = all of it.
     var gateBytes: UInt64 = .max
-
-    /// Known once admitted.
-    var task: TaskIndex = noIndex
+    /// When tokens were delivered last; `.max` before the first.
+    var deliveredUs: UInt64 = .max
     var deliveredTokens: UInt64 = 0
     var deliveredReasoningTokens: UInt64 = 0
     var deliveredPayloadBytes: UInt64 = 0
-    /// The shell still holds body bytes of this stream.
-    var holdsBody = false
-    /// The supplier's end still reads the body.
-    var isBodyLent = false
-    /// Landing bytes that this stream holds until the dispatcher has reserved its body.
-    var landingBytes: UInt32 = 0
-    /// The dispatcher reserved the body: bytes above the free ones may come.
-    var isAdmitted = false
-    var receivedBodyBytes: UInt32 = 0
-    var ttftUs: UInt64?
-    /// When tokens were delivered last; means something once `ttftUs` is there.
-    var deliveredUs: UInt64 = 0
-    var bodyCompleteUs: UInt64 = 0
-
-    var taskID = TaskID(instance: 0, counter: 0)
-    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
-    var trace: TraceContext?
-    var started: StartedFrame?
-    /// How it will end, once that is known.
-    var ending: Ending?
-    var submittedUs: UInt64 = 0
-    var deadlineMs: UInt64 = 0
-    /// The client's credit has been short since then.
-    var starvedSinceMs: UInt64?
-    /// What money is held for, and whether the dispatcher was asked for more.
-    var held = HeldTokens.unbounded
-    var isHoldAsked = false
-
-    struct Ending {
-        var status: TaskStatus
-        var code: WireCode
-        var finishReason: FinishReason = .other
-        var claim: Usage?
-        /// The supplier did not answer CANCEL in time.
-        var isUnanswered = false
-    }
+    /// Known once admitted.
+    var task: TaskIndex = noIndex
+    package internal(set) var generation: UInt32 = 0
+    var nextReady = noIndex
 
     var queuedBytes: UInt64 { enqueuedBytes - sealedBytes }
     /// Of them, what may go out now.
     var sendableBytes: UInt64 { min(enqueuedBytes, gateBytes) - sealedBytes }
-
-    /// Something of the answer was forwarded, nothing waits, and the gate is not near.
-    func canStage(tokens: UInt16) -> Bool {
-        sealedBytes > 0 && sealedBytes == enqueuedBytes
-            && enqueuedTokens + UInt64(tokens) < gateTokens
-    }
 
     /// What the shard needs to know of a stream that a frame was just put into.
     struct Enqueued {
@@ -122,34 +87,88 @@ package struct ClientStream {
             creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
     }
 
-    /// Counts a frame that is staged: it cannot be taken back, so it is delivered. One call, so
-    /// that the table is entered once.
-    mutating func stage(_ header: FrameHeader) -> Enqueued {
-        sealedBytes += UInt64(header.frameBytes)
-        stagedBytes += UInt64(header.frameBytes)
-        staged.bytes += header.frameBytes
-        staged.payloadBytes += Int(header.payloadBytes)
-        staged.tokens += UInt64(header.tokens)
-        if header.flags.contains(.reasoning) { staged.reasoningTokens += UInt64(header.tokens) }
-        return enqueue(UInt64(header.frameBytes), tokens: header.tokens)
+    /// What the shard needs to know of a stream of which a frame was just staged.
+    struct Staged {
+        var id: StreamID
+        /// The first since its frames were entered in the books.
+        var isFirst: Bool
+        /// As in `Enqueued`.
+        var creditLeftBytes: UInt64
     }
 
-    /// Tokens were delivered; answers how long after those before them. One call, so that the table
-    /// is entered once.
-    mutating func delivered(atUs nowUs: UInt64) -> UInt64? {
-        let beforeUs = deliveredUs
-        deliveredUs = nowUs
-        return ttftUs == nil ? nil : nowUs - min(nowUs, beforeUs)
+    /// Counts a frame that is staged: it cannot be taken back, so it is delivered. Nil where it must
+    /// be queued: nothing of the answer was forwarded yet, something waits, or the gate is near.
+    /// One call, so that the table is entered once.
+    mutating func stage(_ header: FrameHeader) -> Staged? {
+        let tokens = enqueuedTokens + UInt64(header.tokens)
+        // What comes first waits for its turn's end: until something is forwarded, a loss or an END
+        // can send the task elsewhere, and what is queued is dropped [D8].
+        guard sealedBytes > 0, sealedBytes == enqueuedBytes, tokens < gateTokens else {
+            return nil
+        }
+        let costBytes = UInt32(truncatingIfNeeded: header.frameBytes)
+        enqueuedTokens = tokens
+        enqueuedBytes += UInt64(costBytes)
+        sealedBytes = enqueuedBytes
+        stagedBytes += costBytes
+        staged.add(header)
+        let isFirst = !isStaging
+        isStaging = true
+        return Staged(
+            id: id, isFirst: isFirst,
+            creditLeftBytes: clientLimitBytes - min(clientLimitBytes, enqueuedBytes))
+    }
+
+    /// What was staged since it was last asked for; nil for nothing.
+    mutating func takeStaged() -> SealedTokens? {
+        guard isStaging else { return nil }
+        isStaging = false
+        defer { staged = .none }
+        return staged
+    }
+
+    /// Enters what left towards the client; answers how long after the tokens before these, nil
+    /// for none or the first. One call, so that the table is entered once.
+    mutating func deliver(_ sealed: SealedTokens, atUs nowUs: UInt64) -> Delivery {
+        deliveredTokens += sealed.tokens
+        deliveredReasoningTokens += sealed.reasoningTokens
+        deliveredPayloadBytes += UInt64(sealed.payloadBytes)
+        var delivery = Delivery(
+            task: task, isGated: gateTokens != .max, holdsBody: holdsBody,
+            order: .withoutTokens)
+        if sealed.tokens > 0 {
+            delivery.order =
+                deliveredUs == .max ? .first : .later(gapUs: nowUs - min(nowUs, deliveredUs))
+            deliveredUs = nowUs
+        }
+        return delivery
+    }
+
+    /// What the shard needs to know of a delivery.
+    struct Delivery {
+        enum Order {
+            case withoutTokens
+            /// The answer's first tokens.
+            case first
+            /// So long after those before them.
+            case later(gapUs: UInt64)
+        }
+
+        var task: TaskIndex
+        /// Money may be held for fewer tokens than were delivered.
+        var isGated: Bool
+        var holdsBody: Bool
+        var order: Order
     }
 
     /// What the supplier may send in all: never more than the client takes, never more than the
     /// reserve beyond what left towards the client.
     var supplierLimitBytes: UInt64 {
-        min(clientLimitBytes, sealedBytes - stagedBytes + UInt64(reserveBytes))
+        min(clientLimitBytes, sealedBytes - UInt64(stagedBytes) + UInt64(reserveBytes))
     }
 }
 
-/// One task at its supplier's shard.
+/// One task at its supplier's shard: what its frames touch. The rest is its `SupplierTask`.
 package struct SupplierStream {
     package enum Phase: UInt8 {
         case idle
@@ -175,18 +194,10 @@ package struct SupplierStream {
     var connection: UInt32 = noIndex
     var id = StreamID.connection
     package internal(set) var generation: UInt32 = 0
-    var offer = OfferID.connection
     var nextReady = noIndex
     /// Body bytes sent, and the supplier's limit.
     var sentBodyBytes: UInt32 = 0
     var bodyLimitBytes: UInt64 = 0
-    /// What ASSIGN says.
-    var task = TaskID(instance: 0, counter: 0)
-    var terms = TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0)
-    var trace: TraceContext?
-    var deadlineMs: UInt64 = 0
-    /// The limit to be sent with ASSIGN.
-    var firstLimitBytes: UInt64 = 0
 
     /// What to do with a TOKENS frame.
     enum TokensVerdict {
@@ -230,6 +241,14 @@ package struct SealedTokens: Equatable, Sendable {
     package var payloadBytes: Int
     package var tokens: UInt64
     package var reasoningTokens: UInt64
+
+    /// One more frame of them.
+    mutating func add(_ header: FrameHeader) {
+        bytes += header.frameBytes
+        payloadBytes += Int(header.payloadBytes)
+        tokens += UInt64(header.tokens)
+        if header.flags.contains(.reasoning) { reasoningTokens += UInt64(header.tokens) }
+    }
 
     package init(bytes: Int, payloadBytes: Int, tokens: UInt64, reasoningTokens: UInt64) {
         self.bytes = bytes
