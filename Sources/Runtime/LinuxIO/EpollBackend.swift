@@ -25,6 +25,9 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     private var prepared: [Completion] = []
     /// Slots that may have something to receive, each at most once.
     private var readable: [UInt32] = []
+    /// Bytes that this wait has brought, and from which on it leaves the rest to the next ones.
+    private var receivedBytes = 0
+    private let turnBytes: Int
     /// Slots with a send that was not tried yet.
     private var sendable: [UInt32] = []
 
@@ -71,6 +74,7 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe memory = mapped.assumingMemoryBound(to: UInt8.self)
         bufferCount = settings.bufferCount
         bufferBytes = settings.bufferBytes
+        turnBytes = settings.turnBytes
         freeBuffers = (0..<settings.bufferCount).reversed().map { UInt16($0) }
         unsafe slots = .allocate(capacity: slotCount)
         unsafe slots.initialize(repeating: Slot(), count: slotCount)
@@ -267,9 +271,12 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
 
     /// Receives from every listed slot, a few buffers each; what is left stays listed.
     private mutating func receiveAll() {
+        receivedBytes = 0
         var kept = 0
-        for position in readable.indices {
+        var position = 0
+        while position < readable.count, receivedBytes < turnBytes {
             let slot = readable[position]
+            position += 1
             if receive(slot) {
                 readable[kept] = slot
                 kept += 1
@@ -277,7 +284,10 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
                 unsafe slots[Int(slot)].isListed = false
             }
         }
-        readable.removeSubrange(kept...)
+        guard position < readable.count else { return readable.removeSubrange(kept...) }
+        // Those that had no turn come first next time.
+        for served in 0..<kept { readable.append(readable[served]) }
+        readable.removeSubrange(..<position)
     }
 
     /// Whether the slot has more to receive.
@@ -294,6 +304,7 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
             let target = unsafe memory + Int(buffer) * bufferBytes
             let result = unsafe sluice_recv(slots[index].descriptor, target, bufferBytes)
             if result > 0 {
+                receivedBytes += result
                 completions.append(.received(slot: slot, buffer: buffer, count: result))
                 // A short read has emptied the socket, unless an end came with it.
                 if result < bufferBytes, unsafe !slots[index].mayHaveEnded {

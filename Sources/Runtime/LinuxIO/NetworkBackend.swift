@@ -46,6 +46,9 @@ package struct BackendSettings: Sendable {
     package var bufferCount = 256
     /// Bytes of a receive buffer: a TLS record.
     package var bufferBytes = 16_384
+    /// Bytes that one wait brings before it leaves the rest to the next, at least one buffer: what a
+    /// turn works on should stay in the processor's caches.
+    package var turnBytes = 131_072
     /// Submission entries that a ring asks for first, a power of two; the completion queue has
     /// four times as many.
     package var ringEntries: UInt32 = 4_096

@@ -19,6 +19,13 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     private var isEnabled = false
 
     private var completions: [Completion] = []
+    /// Bytes that this wait has brought, and from which on it leaves the rest to the next ones.
+    private var receivedBytes = 0
+    private let turnBytes: Int
+    /// What was received beyond, oldest first from `backlogHead` on. Its slots stay taken: the end
+    /// of a receive stands behind what that brought.
+    private var backlog: [SubmissionRing.Completed] = []
+    private var backlogHead = 0
     /// Completions of this side's making, reported by the next `wait`.
     private var prepared: [Completion] = []
     /// Slots whose receive ended for want of buffers.
@@ -57,6 +64,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe slots.initialize(repeating: Slot(), count: slotCount)
         self.slotCount = slotCount
         completions.reserveCapacity(Int(settings.ringEntries))
+        turnBytes = settings.turnBytes
     }
 
     /// Asks for less when a container's RLIMIT_MEMLOCK has no room for the full size (ENOMEM).
@@ -232,6 +240,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         prepared.removeAll(keepingCapacity: true)
         armStarved()
         buffers.publish()
+        takeBacklog()
         let mayWait = completions.isEmpty && timeoutNs != 0
         counters.enters += 1
         ring.enter(
@@ -239,6 +248,28 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         if ring.hasOverflowed { counters.overflows += 1 }
         while let entry = ring.nextCompletion() { handle(entry) }
         return completions.count
+    }
+
+    private mutating func takeBacklog() {
+        receivedBytes = 0
+        guard backlogHead < backlog.count else { return }
+        while backlogHead < backlog.count, receivedBytes < turnBytes {
+            backlogHead += 1
+            perform(backlog[backlogHead - 1])
+        }
+        guard backlogHead == backlog.count else { return }
+        backlog.removeAll(keepingCapacity: true)
+        backlogHead = 0
+    }
+
+    /// Sends, accepts and bells are told at once; what was received waits for its turn.
+    private mutating func handle(_ entry: SubmissionRing.Completed) {
+        let isReceive = UInt8(entry.token >> 56) == Operation.receive.rawValue
+        if isReceive, receivedBytes >= turnBytes || !backlog.isEmpty {
+            backlog.append(entry)
+        } else {
+            perform(entry)
+        }
     }
 
     /// Makes the calling thread the ring's only issuer; 0 or -errno.
@@ -262,7 +293,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         }
     }
 
-    private mutating func handle(_ entry: SubmissionRing.Completed) {
+    private mutating func perform(_ entry: SubmissionRing.Completed) {
         let slot = UInt32(truncatingIfNeeded: entry.token)
         let more = entry.flags & SLUICE_CQE_MORE != 0
         guard let operation = Operation(rawValue: UInt8(entry.token >> 56)) else { return }
@@ -316,6 +347,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
             let buffer = UInt16(truncatingIfNeeded: entry.flags >> SLUICE_CQE_BUFFER_SHIFT)
             buffers.taken()
             if entry.result > 0, !isClosing {
+                receivedBytes += Int(entry.result)
                 completions.append(
                     .received(slot: slot, buffer: buffer, count: Int(entry.result)))
             } else {
