@@ -48,7 +48,7 @@ extension RingBackend {
         backend.watch(event)
         let code = backend.enable()
         guard code >= 0 else { throw SystemError(.ringEnable, code: -code) }
-        guard backend.wait(timeoutNs: 1_000_000_000, gatherUs: 0) > 0 else {
+        guard backend.wait(timeoutNs: 1_000_000_000, gatherUs: 0, turnBytes: .max) > 0 else {
             throw SystemError(.ringEnter, code: ETIME)
         }
     }

@@ -25,9 +25,8 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     private var prepared: [Completion] = []
     /// Slots that may have something to receive, each at most once.
     private var readable: [UInt32] = []
-    /// Bytes that this wait has brought, and from which on it leaves the rest to the next ones.
+    /// Bytes that this wait has brought.
     private var receivedBytes = 0
-    private let turnBytes: Int
     /// Slots with a send that was not tried yet.
     private var sendable: [UInt32] = []
 
@@ -74,7 +73,6 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe memory = mapped.assumingMemoryBound(to: UInt8.self)
         bufferCount = settings.bufferCount
         bufferBytes = settings.bufferBytes
-        turnBytes = settings.turnBytes
         freeBuffers = (0..<settings.bufferCount).reversed().map { UInt16($0) }
         unsafe slots = .allocate(capacity: slotCount)
         unsafe slots.initialize(repeating: Slot(), count: slotCount)
@@ -196,7 +194,7 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
 
     // MARK: The turn
 
-    package mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int {
+    package mutating func wait(timeoutNs: Int64, gatherUs: Int, turnBytes: Int) -> Int {
         completions.removeAll(keepingCapacity: true)
         completions.append(contentsOf: prepared)
         prepared.removeAll(keepingCapacity: true)
@@ -209,7 +207,7 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         // A process that is stopped and resumed sees EINTR even without a signal handler.
         precondition(count >= 0 || count == -EINTR)
         for index in 0..<max(0, Int(count)) { unsafe handle(events[index]) }
-        receiveAll()
+        receiveAll(turnBytes: turnBytes)
         return completions.count
     }
 
@@ -269,15 +267,16 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         }
     }
 
-    /// Receives from every listed slot, a few buffers each; what is left stays listed.
-    private mutating func receiveAll() {
+    /// Receives from every listed slot, a few buffers each, until `turnBytes` came; what is
+    /// left stays listed.
+    private mutating func receiveAll(turnBytes: Int) {
         receivedBytes = 0
         var kept = 0
         var position = 0
         while position < readable.count, receivedBytes < turnBytes {
             let slot = readable[position]
             position += 1
-            if receive(slot) {
+            if receive(slot, turnBytes: turnBytes) {
                 readable[kept] = slot
                 kept += 1
             } else {
@@ -291,9 +290,9 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     }
 
     /// Whether the slot has more to receive.
-    private mutating func receive(_ slot: UInt32) -> Bool {
+    private mutating func receive(_ slot: UInt32, turnBytes: Int) -> Bool {
         let index = Int(slot)
-        for _ in 0..<Self.receivesPerTurn {
+        for _ in 0..<Self.receivesPerTurn where receivedBytes < turnBytes {
             guard unsafe slots[index].descriptor >= 0, unsafe slots[index].isReadable,
                 unsafe slots[index].wantsReceive
             else { return false }

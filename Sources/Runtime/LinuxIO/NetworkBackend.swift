@@ -46,9 +46,6 @@ package struct BackendSettings: Sendable {
     package var bufferCount = 256
     /// Bytes of a receive buffer: a TLS record.
     package var bufferBytes = 16_384
-    /// Bytes that one wait brings before it leaves the rest to the next, at least one buffer: what a
-    /// turn works on should stay in the processor's caches.
-    package var turnBytes = 131_072
     /// Submission entries that a ring asks for first, a power of two; the completion queue has
     /// four times as many.
     package var ringEntries: UInt32 = 4_096
@@ -91,9 +88,10 @@ package protocol NetworkBackend: ~Copyable, SendableMetatype {
 
     /// Submits what is prepared and waits for something to happen, at most `timeoutNs` (below 0:
     /// without end; 0: not at all). With `gatherUs` > 0 it may hold the wait open that long to
-    /// gather more; a backend that cannot returns early. Answers the number of completions,
-    /// which stay readable until the next call; 0 also when the wait was interrupted.
-    mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int
+    /// gather more; a backend that cannot returns early. Once it has brought `turnBytes` it leaves
+    /// what else was received to the next call. Answers the number of completions, which stay
+    /// readable until then; 0 also when the wait was interrupted.
+    mutating func wait(timeoutNs: Int64, gatherUs: Int, turnBytes: Int) -> Int
     /// A completion of the last `wait`, 0..<its answer.
     func completion(at index: Int) -> Completion
 

@@ -21,7 +21,7 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     private var completions: [Completion] = []
     /// Bytes that this wait has brought, and from which on it leaves the rest to the next ones.
     private var receivedBytes = 0
-    private let turnBytes: Int
+    private var turnBytes = 0
     /// What was received beyond, oldest first from `backlogHead` on. Its slots stay taken: the end
     /// of a receive stands behind what that brought.
     private var backlog: [SubmissionRing.Completed] = []
@@ -64,7 +64,6 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe slots.initialize(repeating: Slot(), count: slotCount)
         self.slotCount = slotCount
         completions.reserveCapacity(Int(settings.ringEntries))
-        turnBytes = settings.turnBytes
     }
 
     /// Asks for less when a container's RLIMIT_MEMLOCK has no room for the full size (ENOMEM).
@@ -230,7 +229,8 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
 
     // MARK: The turn
 
-    package mutating func wait(timeoutNs: Int64, gatherUs: Int) -> Int {
+    package mutating func wait(timeoutNs: Int64, gatherUs: Int, turnBytes: Int) -> Int {
+        self.turnBytes = turnBytes
         if !isEnabled {
             let code = enable()
             precondition(code >= 0)

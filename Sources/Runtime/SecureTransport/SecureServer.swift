@@ -107,7 +107,9 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             checkDeadlines(nowMs: MonotonicClock.nowMs)
             if timeoutNs < 0 || timeoutNs > 50_000_000 { timeoutNs = 50_000_000 }
         }
-        let count = backend.wait(timeoutNs: timeoutNs, gatherUs: gatherUs)
+        let turnBytes = max(limits.turnBytesMin, limits.turnBytesPerChannel * channelCount)
+        let count = backend.wait(
+            timeoutNs: timeoutNs, gatherUs: gatherUs, turnBytes: turnBytes)
         for index in 0..<count { handle(backend.completion(at: index)) }
         if count == 0 || turn & 63 == 0 { sweepKept(nowMs: MonotonicClock.nowMs) }
         return events.count

@@ -69,6 +69,11 @@ package struct TransportLimits: Sendable {
     /// Receive buffers that one channel may hold unread before its receiving pauses; it resumes
     /// at a quarter.
     package var heldBuffersMax = 64
+    /// Bytes that one `wait` brings, for each channel and at least: enough that what goes out to each
+    /// is worth its system call, and no more than the processor's caches hold where few channels
+    /// bring much.
+    package var turnBytesPerChannel = 8_192
+    package var turnBytesMin = 131_072
     /// How long a close with `afterSending` may take to get its last bytes out, milliseconds.
     package var drainMs: UInt64 = 3_000
     /// How long a channel that ended by an error may take to get its alert out, milliseconds.

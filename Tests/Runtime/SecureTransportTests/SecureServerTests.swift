@@ -253,6 +253,36 @@ let backends: [BackendKind] = [.ring, .epoll]
         #expect(log.counters.backend.bufferShortages > 0)
     }
 
+    /// What eight channels send at once comes in many turns, each channel's bytes in order.
+    @Test(arguments: backends) func aTurnBringsNoMoreThanItsShare(_ kind: BackendKind) throws {
+        var settings = BackendSettings()
+        settings.bufferBytes = 2_048
+        var limits = TransportLimits()
+        limits.turnBytesMin = 5_000
+        limits.turnBytesPerChannel = 1_000
+        let log = try withServer(kind, limits: limits, settings: settings) { port, log in
+            let context = try TestTLS.client()
+            try concurrently(8) { index in
+                let client = try TestClient(port: port, context: context)
+                try client.handshake()
+                let bytes = pattern(400_000, seed: index)
+                let ciphertext = client.sealed(bytes)
+                let sender = Unchecked(client)
+                let thread = TestThread { try? sender.value.write(ciphertext) }
+                if try client.receive(exactly: bytes.count) != bytes {
+                    throw TestClient.Ended(failure: .protocolViolation)
+                }
+                thread.join()
+                client.close()
+            }
+        }
+        // The last buffer of a turn may cross its limit.
+        let most = log.content.withLock { $0.turnBytes }
+        #expect(most > 1_000 && most <= 8_000 + 2_048)
+        #expect(log.counters.bytesReceived > 3_200_000)
+        #expect(log.reaches { $0.channelCount == 0 })
+    }
+
     /// One channel that nobody reads cannot take the buffers of the others.
     @Test(arguments: backends) func oneUnreadChannelLeavesBuffersToOthers(
         _ kind: BackendKind

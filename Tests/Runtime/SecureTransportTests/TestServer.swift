@@ -13,6 +13,8 @@ final class TestLog: Sendable {
         var events: [TransportEvent] = []
         var counters = TransportCounters()
         var channelCount = 0
+        /// The most that one wait has brought, bytes.
+        var turnBytes: UInt64 = 0
         /// Of each channel that was established: the digest of its client's certificate.
         var certificates: [[UInt64]?] = []
         var isStopping = false
@@ -140,7 +142,9 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
     var unread: [ChannelID] = []
     log.content.withLock { $0.doorbell = server.doorbell }
     while true {
+        let before = server.counters.bytesReceived
         let count = server.wait(timeoutMs: unread.isEmpty ? 1_000 : 1)
+        let turnBytes = server.counters.bytesReceived - before
         var turn: [TransportEvent] = []
         for index in 0..<count {
             let event = server.event(at: index)
@@ -195,6 +199,7 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
             $0.events += turn
             $0.counters = server.counters
             $0.channelCount = server.channelCount
+            $0.turnBytes = max($0.turnBytes, turnBytes)
             return $0.isStopping
         }
         if isStopping { return }
