@@ -84,6 +84,7 @@ extension BrokerLoop where Backend: ~Copyable {
     // MARK: Connections
 
     mutating func placeAccepted() {
+        guard !accepted.isEmpty else { return }
         for stream in accepted { place(stream) }
         accepted.removeAll(keepingCapacity: true)
     }

@@ -19,6 +19,7 @@ extension BrokerLoop where Backend: ~Copyable {
     }
 
     private mutating func sendDirty() {
+        guard !output.dirty.isEmpty else { return }
         var position = 0
         while position < output.dirty.count {
             let connection = output.dirty[position]
@@ -126,6 +127,7 @@ extension BrokerLoop where Backend: ~Copyable {
     /// Closes what the core ordered closed. What was staged is delivered; those that say why seal
     /// their ERROR behind it.
     private mutating func close() {
+        guard !closing.isEmpty else { return }
         for (channel, afterSending) in closing where channels[Int(channel.index)] == channel {
             while transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes {
                 var used = takeStaged(channel.index)

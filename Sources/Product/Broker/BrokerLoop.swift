@@ -21,6 +21,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     var content: ContentStore
     /// Where the dispatcher is this thread's.
     var seat: DispatchSeat?
+    private let hasSeat: Bool
     let links: ShardLinks
     let gauge: ThreadGauge
     let table: TaskTable
@@ -85,6 +86,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             instance: plan.instance, nowUs: MonotonicClock.nowUs)
         transport = parts.transport
         content = parts.content
+        hasSeat = seat != nil
         self.seat = seat
         links = plan.links
         gauge = plan.links.gauges[index]
@@ -330,7 +332,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     /// Lets shard and dispatcher talk until neither has anything to say, where they share the
     /// thread; else passes on what the shard asks.
     mutating func settle() {
-        guard seat != nil else {
+        guard hasSeat else {
             for request in output.requests { requestOutlet.send(request) }
             output.requests.removeAll(keepingCapacity: true)
             return
@@ -364,30 +366,23 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     }
 
     private var hasMail: Bool {
-        let index = Int(shard.index)
-        switch seat {
-        case .some(let seat): if seat.hasRequests { return true }
-        case .none: break
+        mutating get {
+            let index = Int(shard.index)
+            if seat?.hasRequests == true || !links.messages[index].isEmpty { return true }
+            return links.parcels.contains { !$0[index].isEmpty }
         }
-        if !links.messages[index].isEmpty { return true }
-        return links.parcels.contains { !$0[index].isEmpty }
     }
 
     private var isLeaseAwaited: Bool {
-        switch seat {
-        case .some(let seat): seat.isLeaseAwaited
-        case .none: false
-        }
+        mutating get { seat?.isLeaseAwaited == true }
     }
 
     /// Something found no room in the queue of another thread.
     private var hasWaiting: Bool {
-        switch seat {
-        case .some(let seat): if seat.hasWaiting { return true }
-        case .none: break
+        mutating get {
+            if seat?.hasWaiting == true || requestOutlet.waitingCount > 0 { return true }
+            return parcelOutlets.contains { $0.waitingCount > 0 }
         }
-        if requestOutlet.waitingCount > 0 { return true }
-        return parcelOutlets.contains { $0.waitingCount > 0 }
     }
 
     /// Ends a turn: what is for other threads is shown to them, and how much there is to do.

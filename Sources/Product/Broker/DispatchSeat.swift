@@ -40,14 +40,23 @@ struct DispatchSeat: ~Copyable {
         outlets = (0..<links.shardCount).map { Outlet(links.messages[$0], to: links.gauges[$0]) }
     }
 
+    // `mutating`, so that they are read in place where the seat is an optional: to look at one that
+    // cannot be copied, all of it is moved to the stack, which is several KiB a turn.
+
     /// Whether another shard waits for an answer.
-    var hasRequests: Bool { links.requests.contains { !$0.isEmpty } }
+    var hasRequests: Bool {
+        mutating get { links.requests.contains { !$0.isEmpty } }
+    }
 
     /// Somebody waits for a lease, which comes by the directory.
-    var isLeaseAwaited: Bool { dispatcher.isLeaseAwaited }
+    var isLeaseAwaited: Bool {
+        mutating get { dispatcher.isLeaseAwaited }
+    }
 
     /// Answers that found no room in a queue.
-    var hasWaiting: Bool { outlets.contains { $0.waitingCount > 0 } }
+    var hasWaiting: Bool {
+        mutating get { outlets.contains { $0.waitingCount > 0 } }
+    }
 
     /// Begins a turn: looks how much room the journal has.
     mutating func begin() {
@@ -75,7 +84,10 @@ struct DispatchSeat: ~Copyable {
         finish()
     }
 
-    var hasOwnMessages: Bool { !ownMessages.isEmpty }
+    /// Answers for the shard of this thread.
+    var hasOwnMessages: Bool {
+        mutating get { !ownMessages.isEmpty }
+    }
 
     /// Exchanges the answers to the shard of this thread, oldest first, for an empty list.
     mutating func swapOwnMessages(_ empty: inout [ShardMessage]) { swap(&empty, &ownMessages) }
@@ -87,6 +99,7 @@ struct DispatchSeat: ~Copyable {
             output.journal.removeAll(keepingCapacity: true)
             dispatcher.published()
         }
+        guard !output.messages.isEmpty else { return }
         for message in output.messages {
             if message.shard == ownShard {
                 ownMessages.append(message)

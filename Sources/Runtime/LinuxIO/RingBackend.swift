@@ -235,9 +235,11 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
             let code = enable()
             precondition(code >= 0)
         }
-        completions.removeAll(keepingCapacity: true)
-        completions.append(contentsOf: prepared)
-        prepared.removeAll(keepingCapacity: true)
+        if !completions.isEmpty { completions.removeAll(keepingCapacity: true) }
+        if !prepared.isEmpty {
+            completions.append(contentsOf: prepared)
+            prepared.removeAll(keepingCapacity: true)
+        }
         armStarved()
         buffers.publish()
         takeBacklog()

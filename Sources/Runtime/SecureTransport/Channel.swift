@@ -53,17 +53,12 @@ struct Channel: ~Copyable {
     var deadlineMs: UInt64 = 0
 
     /// Ciphertext that the kernel has not taken.
+    ///
+    /// By chaining, in place: a `switch` would move the whole session to the stack.
     var unsentBytes: Int {
-        let inFlight: Int
-        switch sending {
-        case .some(let block): inFlight = block.count - sentBytes
-        case .none: inFlight = 0
+        mutating get {
+            let inFlightBytes = sending?.count ?? sentBytes
+            return inFlightBytes - sentBytes + (session?.outputBytes ?? 0)
         }
-        let sealed: Int
-        switch session {
-        case .some(let session): sealed = session.outputBytes
-        case .none: sealed = 0
-        }
-        return inFlight + sealed
     }
 }

@@ -513,6 +513,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     }
 
     mutating func startSends() {
+        guard !flushes.isEmpty else { return }
         for slot in flushes {
             unsafe channels[Int(slot)].isListed = false
             startSend(Int(slot))

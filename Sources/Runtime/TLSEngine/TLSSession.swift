@@ -189,7 +189,11 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
     // MARK: Ciphertext out
 
     /// Bytes of ciphertext that wait to be taken.
-    package var outputBytes: Int { unsafe pipe.pointee.outputCount }
+    package var outputBytes: Int {
+        // In place also where the session is an optional, which would be moved to the stack to be
+        // looked at.
+        mutating get { unsafe pipe.pointee.outputCount }
+    }
 
     /// Hands over everything that waits, in a block of its own; nil when there is nothing.
     package mutating func takeOutput() -> CiphertextBlock? {

@@ -44,6 +44,7 @@ extension ShardMachine {
 
     /// Tells suppliers that what was staged has made room. Once a turn, after it was sealed [C8].
     package mutating func creditStaged(nowUs: UInt64, out: inout ShardOutput) {
+        guard !staging.isEmpty else { return }
         for stream in staging {
             clients[Int(stream)].stagedBytes = 0
             refreshSupplierLimit(stream, nowUs: nowUs, out: &out)

@@ -27,6 +27,7 @@ extension ShardMachine {
         supplierTasks[Int(bound)] = SupplierTask(
             offer: opening.offer, task: opening.task, terms: opening.terms, trace: opening.trace,
             deadlineMs: opening.deadlineMs, firstLimitBytes: opening.limitBytes)
+        openAssignments += 1
         connections[Int(supplier.index)].take(id, for: bound)
         remember(opening.client, bound)
         out.actions.append(.bindBody(supplier: bound, client: opening.client))
@@ -237,6 +238,7 @@ extension ShardMachine {
         suppliers[slot].phase = .idle
         suppliers[slot].isBound = false
         idleSuppliers.append(bound)
+        openAssignments -= 1
     }
 
     /// Body bytes that may be sent to the supplier now.

@@ -50,7 +50,7 @@ package struct ShardMachine: ~Copyable {
     /// Client streams that are not idle.
     package internal(set) var openTasks = 0
     /// Supplier streams that are not idle.
-    package var openAssignments: Int { suppliers.count - idleSuppliers.count }
+    package internal(set) var openAssignments = 0
 
     package init(
         limits: BrokerLimits, index: UInt16, shardCount: UInt16 = 1, instance: UInt64,
@@ -299,20 +299,26 @@ package struct ShardMachine: ~Copyable {
     /// Runs every deadline that has passed.
     package mutating func advance(nowUs: UInt64, out: inout ShardOutput) {
         let nowMs = nowUs / 1_000
-        expired.removeAll(keepingCapacity: true)
         connectionTimers.expire(nowMs: nowMs, into: &expired)
-        for position in expired.indices {
-            connectionExpired(expired[position], nowUs: nowUs, out: &out)
+        if !expired.isEmpty {
+            for position in expired.indices {
+                connectionExpired(expired[position], nowUs: nowUs, out: &out)
+            }
+            expired.removeAll(keepingCapacity: true)
         }
-        expired.removeAll(keepingCapacity: true)
         streamTimers.expire(nowMs: nowMs, into: &expired)
-        for position in expired.indices {
-            streamExpired(expired[position], nowUs: nowUs, out: &out)
+        if !expired.isEmpty {
+            for position in expired.indices {
+                streamExpired(expired[position], nowUs: nowUs, out: &out)
+            }
+            expired.removeAll(keepingCapacity: true)
         }
-        expired.removeAll(keepingCapacity: true)
         supplierTimers.expire(nowMs: nowMs, into: &expired)
-        for position in expired.indices {
-            supplierExpired(expired[position], nowUs: nowUs, out: &out)
+        if !expired.isEmpty {
+            for position in expired.indices {
+                supplierExpired(expired[position], nowUs: nowUs, out: &out)
+            }
+            expired.removeAll(keepingCapacity: true)
         }
         guard nowMs >= drainDeadlineMs else { return }
         drainDeadlineMs = .max
