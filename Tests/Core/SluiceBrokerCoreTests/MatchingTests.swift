@@ -397,4 +397,20 @@ import Testing
         let other = rig.submit(shard: 3, bodyBytes: 8_192)
         #expect(rig.supplier(of: other) == 0)
     }
+
+    @Test("[U10] bodies that need credit leave the last sixteenth to those that do not")
+    func smallBodiesHaveRoomBesideLargeOnes() {
+        var rig = DispatchRig { $0.bodyArenaBytes = 1 << 20 }
+        _ = rig.supplier(slots: 99)
+        for _ in 0..<15 { rig.submit(bodyBytes: 65_536) }
+        #expect(rig.running.count == 15)
+        rig.submit(bodyBytes: 65_536)
+        #expect(rig.lastRefusal?.code == .bodyArenaFull)
+        rig.submit(bodyBytes: WireLimits.freeBodyBytesMax + 1)
+        #expect(rig.lastRefusal?.code == .bodyArenaFull)
+        for _ in 0..<4 { rig.submit(bodyBytes: WireLimits.freeBodyBytesMax) }
+        #expect(rig.running.count == 19)
+        rig.submit(bodyBytes: 1)
+        #expect(rig.lastRefusal?.code == .bodyArenaFull)
+    }
 }

@@ -1,5 +1,10 @@
+import SluiceWire
+
 /// Free content memory of the broker, as far as admission has not promised it. The chunks are one
 /// pool for all shards, so that one budget for each kind holds for all of them.
+///
+/// The last sixteenth of the body memory is for bodies that need no credit (`freeBodyBytesMax`):
+/// large ones that wait would otherwise keep everybody's small ones out ([U10], decision 86).
 struct ArenaBudget {
     private let bodyBytesMax: Int
     private let answerBytesMax: Int
@@ -19,7 +24,11 @@ struct ArenaBudget {
     /// What is promised to answers.
     var reservedAnswerBytes: Int { answerBytesMax - answerFreeBytes }
 
-    func fitsBody(_ byteCount: Int) -> Bool { byteCount <= bodyFreeBytes }
+    /// `byteCount` is in whole chunks.
+    func fitsBody(_ byteCount: Int) -> Bool {
+        let isSmall = byteCount <= Int(WireLimits.freeBodyBytesMax)
+        return byteCount <= bodyFreeBytes - (isSmall ? 0 : bodyBytesMax / 16)
+    }
 
     func fitsAnswer(_ byteCount: Int) -> Bool { byteCount <= answerFreeBytes }
 
