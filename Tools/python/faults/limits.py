@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pathlib
+import signal
+from collections import Counter
 
-from sluice.client import TaskFailed
+from sluice import Client
+from sluice.client import Task, TaskFailed
 from sluice.codes import Code
+from sluice.session import ConnectionLost
 
-from .cases import Skipped, case, check
+from .cases import PATIENCE, case, check
 from .deployment import Deployment
+from .groups import MemoryGroup
 from .load import Load, connect
 
 _MIB = 1 << 20
@@ -22,89 +25,134 @@ _INSTANCE_MIB = 21
 _BODY_BYTES = 4 * _MIB
 
 
-def writable_group() -> pathlib.Path:
-    """A directory of cgroup v2 in which a group with a memory limit can be made, made for this
-    case. Raises ``Skipped`` with what is missing."""
-    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
-    roots = [pathlib.Path(fields[4]) for line in mounts
-             if (fields := line.split()) and fields[fields.index("-") + 1] == "cgroup2"]
-    if not roots:
-        raise Skipped("THIS MACHINE HAS NO CGROUP V2: the case did not run")
-    own = next((line[3:] for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines()
-                if line.startswith("0::")), "/")
-    parent = roots[0] / own.lstrip("/")
-    while parent != roots[0] and _controls_memory(parent) is None:
-        parent = parent.parent
-    if _controls_memory(parent) is None:
-        raise Skipped(f"CGROUP V2 AT {roots[0]} DOES NOT CONTROL MEMORY (another version may, or "
-                      "its parent keeps it): the case did not run")
-    group = parent / f"sluice-limits-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "memory.max").read_text()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        raise Skipped(f"NO GROUP CAN BE MADE IN {parent} ({error.strerror}): the case did not "
-                      "run") from None
-    return group
+async def _start(deployment: Deployment, group: MemoryGroup, bodies_mib: int) -> None:
+    """A broker in the group beside a sidecar and suppliers that are not."""
+    await deployment.start_sidecar()
+    await _start_broker(deployment, group, bodies_mib)
+    await deployment.start_worker()
 
 
-def _controls_memory(group: pathlib.Path) -> bool | None:
-    try:
-        return True if "memory" in (group / "cgroup.subtree_control").read_text().split() else None
-    except OSError:
-        return None
+async def _start_broker(deployment: Deployment, group: MemoryGroup, bodies_mib: int) -> None:
+    await deployment.start_broker(
+        "--shards", "1", "--body-memory", str(bodies_mib), "--answer-memory", str(_ANSWERS_MIB),
+        preexec_fn=group.join)
+    await deployment.start_silent_supplier("silent", 1)
+
+
+async def _fill(client: Client, count: int) -> tuple[list[Task], int]:
+    """Bodies that wait for a supplier that never answers: those accepted, and how many others
+    were refused. Ends early with the connection."""
+    waiting: list[Task] = []
+    refused = 0
+    for _ in range(count):
+        try:
+            async with asyncio.timeout(PATIENCE * 10):
+                task = await client.submit("silent", bytes(_BODY_BYTES))
+                await task.accepted()
+            waiting.append(task)
+        except TaskFailed as failure:
+            check(failure.code in (Code.BODY_ARENA_FULL, Code.QUEUE_FULL, Code.RATE_LIMITED),
+                  f"ended {failure.code.label}")
+            refused += 1
+        except ConnectionLost:
+            break
+    return waiting, refused
 
 
 @case(f"the broker's control group has no more memory than its flags add up to ({_BODIES_MIB} and "
       f"{_ANSWERS_MIB} MiB of content), and bodies that wait take all of theirs",
-      "the kernel kills nothing; who finds no room is refused, others are served", seconds=30)
+      "the kernel kills nothing; who finds no room is refused, others are served; accepted = final",
+      seconds=30)
 async def memory_limited(deployment: Deployment) -> str:
     """Bodies of 4 MiB for a supplier that never answers, beside usual tasks."""
-    group = writable_group()
+    group = MemoryGroup.make()
     limit = (_BODIES_MIB + _ANSWERS_MIB + _BESIDE_MIB + _INSTANCE_MIB) * _MIB
     try:
-        (group / "memory.max").write_text(str(limit))
-        with contextlib.suppress(OSError):
-            (group / "memory.swap.max").write_text("0")
-
-        def join() -> None:
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-
+        group.limit(limit)
         deployment.make()
-        await deployment.start_sidecar()
-        await deployment.start_broker(
-            "--shards", "1", "--body-memory", str(_BODIES_MIB), "--answer-memory",
-            str(_ANSWERS_MIB), preexec_fn=join)
-        await deployment.start_worker()
-        await deployment.start_silent_supplier("silent", 1)
-        refused = 0
+        await _start(deployment, group, _BODIES_MIB)
         async with await connect(deployment) as client, Load(deployment) as load:
-            waiting = []
-            for _ in range(_BODIES_MIB * _MIB // _BODY_BYTES + 2):
-                task = await client.submit("silent", bytes(_BODY_BYTES))
-                try:
-                    async with asyncio.timeout(30):
-                        await task.accepted()
-                    waiting.append(task)
-                except TaskFailed as failure:
-                    check(failure.code in (Code.BODY_ARENA_FULL, Code.QUEUE_FULL,
-                                           Code.RATE_LIMITED), f"ended {failure.code.label}")
-                    refused += 1
+            waiting, refused = await _fill(client, _BODIES_MIB * _MIB // _BODY_BYTES + 2)
             check(refused > 0, "the body memory was never full")
             before = load.completed_count
             await deployment.until(lambda: load.completed_count > before + 50, 15, "50 answers")
             for task in waiting:
                 task.cancel()
             await load.stop()
-        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
-        check(events.get("oom_kill") == "0", f"the kernel killed: {events}")
-        most = int((group / "memory.peak").read_text()) if (group / "memory.peak").exists() else 0
+        check(group.kills == 0, f"the kernel killed {group.kills} processes")
+        counts = await deployment.settled()
+        load.check_recorded()
         return (f"{len(waiting)} bodies of 4 MiB waited, {refused} refused; at most "
-                f"{most >> 20} of {limit >> 20} MiB, nothing killed")
+                f"{group.peak_bytes >> 20} of {limit >> 20} MiB (version {group.version}), nothing "
+                f"killed; {counts.accepted} accepted = {counts.final} final")
     finally:
-        for program in deployment.programs:
+        deployment.stop()
+        group.remove()
+
+
+@case("the broker's control group has 64 MiB less than its flags add up to, and bodies take it "
+      "under load, twice; each time the broker is started again in the same group",
+      "the kernel ends the broker, and what it had accepted has one record each: accepted = final, "
+      "none twice", seconds=60)
+async def memory_limit_kills(deployment: Deployment) -> str:
+    """What an operator gets who gives a container less than the broker was told that it has."""
+    group = MemoryGroup.make()
+    bodies_mib = 96
+    limit = (bodies_mib - 64 + _ANSWERS_MIB + _BESIDE_MIB + _INSTANCE_MIB) * _MIB
+    waited = []
+    try:
+        group.limit(limit)
+        deployment.make()
+        # One account may have 64 MiB waiting, and one model 128 MiB.
+        fillers = [deployment.issue(f"filler-{number}") for number in range(2)]
+        await _start(deployment, group, bodies_mib)
+        await deployment.start_worker("--tokens-per-second", "60", "--model", "paced=echo")
+        async with Load(deployment, reconnects=True) as load, \
+                Load(deployment, model="paced", count=60, reconnects=True) as paced:
+            for number in range(2):
+                before = load.completed_count
+                await deployment.until(lambda: load.completed_count > before + 20, 15,
+                                       f"20 answers before kill {number + 1}")
+                waited.append(await _until_killed(deployment, fillers))
+                check(group.kills == number + 1, f"the kernel counts {group.kills} kills")
+                await _start_broker(deployment, group, bodies_mib)
+            before = load.completed_count
+            await deployment.until(lambda: load.completed_count > before + 20, 15, "answers again")
+            await load.stop(20)
+            await paced.stop(20)
+        counts = await deployment.settled(20)
+        statuses = Counter(each["status"] for each in deployment.records().values())
+        for each in (load, paced):
+            each.check_recorded()
+        check(statuses["broker_lost"] >= sum(waited), f"recorded {dict(statuses)}")
+        return (f"ended by the kernel with {waited[0]} and {waited[1]} bodies of 4 MiB waiting, at "
+                f"{group.peak_bytes >> 20} MiB (version {group.version}); "
+                f"{statuses['broker_lost']} tasks broker_lost; {counts.accepted} accepted = "
+                f"{counts.final} final, none twice")
+    finally:
+        deployment.stop()
+        group.remove()
+
+
+async def _until_killed(deployment: Deployment, keys: list[str]) -> int:
+    """Bodies of these keys' accounts wait until the kernel ends the broker; answers how many were
+    accepted."""
+    broker = deployment.broker
+    broker.expected_end = True
+    accepted = 0
+    clients = []
+    for key in keys:
+        with contextlib.suppress(ConnectionLost, OSError):
+            client = await Client.connect(
+                deployment.host, deployment.port, ca_file=deployment.ca_file, key=key)
+            clients.append(client)
+            waiting, _ = await _fill(client, 16)
+            accepted += len(waiting)
+    status = await broker.ended(10)
+    check(status == -signal.SIGKILL, f"the broker ended with {broker.end_status()}")
+    for client in clients:
+        await client.close()
+    for program in deployment.programs:
+        if program.name.startswith("silent"):  # it ends with its connection
             program.kill()
-        with contextlib.suppress(OSError):
-            group.rmdir()
+    return accepted
