@@ -34,6 +34,12 @@ package enum RingLayout {
     package static let defaultByteCount = 12 * 1_024 * 1_024
     package static let minimumByteCount = 2 * 1_024 * 1_024
 
+    /// Whether head and tail can both be right. No broker comes to half of all numbers, so none
+    /// that follows can overflow.
+    package static func arePositionsSound(head: UInt64, tail: UInt64, capacity: Int) -> Bool {
+        head <= tail && tail - head <= UInt64(capacity) && tail <= .max / 2
+    }
+
     /// Records that a file of this size holds.
     package static func capacity(byteCount: Int) -> Int {
         (byteCount - FileHeader.byteCount) / RecordWords.byteCount

@@ -14,6 +14,8 @@ struct InstanceJournal: ~Copyable {
     private let runDirectory: String
     /// Every task of earlier instances has its final record.
     private(set) var isRecovered = false
+    /// Instances that were said to be damaged.
+    private var saidDamaged: Set<UInt64> = []
 
     init(_ instance: consuming BrokerInstance, runDirectory: String) {
         self.runDirectory = runDirectory
@@ -81,16 +83,25 @@ struct InstanceJournal: ~Copyable {
     }
 
     /// Writes the final records of tasks that dead instances left open, as far as the ring has
-    /// room within `waitMs`.
+    /// room within `waitMs`. What is damaged is said once and left alone.
     mutating func closeDeadInstances(
         wallUs: UInt64, waitMs: UInt64, _ log: BrokerLog
     ) throws(InstanceError) {
+        for one in instance.damagedInstances { sayDamaged(one, .ring, log) }
         let closed = try InstanceDirectory.closeDeadInstances(
             runDirectory: runDirectory, into: &instance, wallMicroseconds: wallUs, waitMs: waitMs)
         isRecovered = closed.allSatisfy(\.isComplete)
         for one in closed where one.isComplete {
             log.event("instance_closed", ("ended", UInt64(one.endedCount)))
         }
+        for one in closed {
+            if let file = one.damage { sayDamaged(one.instance, file, log) }
+        }
+    }
+
+    private mutating func sayDamaged(_ instance: UInt64, _ file: SharedFile, _ log: BrokerLog) {
+        guard saidDamaged.insert(instance).inserted else { return }
+        log.instanceDamaged(instance, file)
     }
 
     /// Copies the dispatcher's counters to the statistics page.

@@ -31,6 +31,8 @@ package struct BrokerInstance: ~Copyable {
     package let isRingReduced: Bool
     /// Most tasks that may be open at once, from ring and table together.
     package let openTasksMax: Int
+    /// Instances whose ring could not be read at the start. They are left where they are.
+    package let damagedInstances: [UInt64]
 
     private let lock: InstanceLock
     private let tableFile: MappedFile
@@ -40,6 +42,9 @@ package struct BrokerInstance: ~Copyable {
     /// Makes a new instance under `runDirectory`, which is made too if need be. All blocks of all
     /// files are reserved before anything is mapped; where the ring does not fit it is halved,
     /// down to 2 MiB, else `noSpace`. The first record, INSTANCE_START, is published.
+    ///
+    /// Where an earlier ring does not say its start number, this one's is the wall clock, which
+    /// numbers that count starts never come to (decision 87).
     package static func create(
         runDirectory: String, sizes: InstanceSizes = InstanceSizes(), wallMicroseconds: UInt64
     ) throws(InstanceError) -> BrokerInstance {
@@ -50,25 +55,23 @@ package struct BrokerInstance: ~Copyable {
         let runLock = try InstanceLock(path: runDirectory + "/.lock", create: true, wait: true)
         defer { _ = runLock }
         try InstanceDirectory.removeLeftovers(runDirectory)
-        var startNumber: UInt64 = 1
-        for other in try InstanceDirectory.findInstances(runDirectory) {
-            startNumber = max(
-                startNumber, try Self.startNumber(of: other, runDirectory: runDirectory) + 1)
-        }
+        let earlier = try EarlierInstances(runDirectory: runDirectory)
+        let startNumber = earlier.nextStartNumber(wallMicroseconds: wallMicroseconds)
         let id = UInt64.random(in: 1...UInt64.max)
         let files = try InstanceFiles.make(
             runDirectory: runDirectory, id: id, startNumber: startNumber, sizes: sizes)
         return BrokerInstance(
             files: files, id: id, startNumber: startNumber, sizes: sizes,
-            wallMicroseconds: wallMicroseconds)
+            damagedInstances: earlier.damaged, wallMicroseconds: wallMicroseconds)
     }
 
     private init(
         files: consuming InstanceFiles, id: UInt64, startNumber: UInt64, sizes: InstanceSizes,
-        wallMicroseconds: UInt64
+        damagedInstances: [UInt64], wallMicroseconds: UInt64
     ) {
         self.id = id
         self.startNumber = startNumber
+        self.damagedInstances = damagedInstances
         shards = sizes.shards
         let ringRecords = files.ring.capacity
         isRingReduced = ringRecords < RingLayout.capacity(byteCount: sizes.ringBytes)
@@ -109,15 +112,37 @@ package struct BrokerInstance: ~Copyable {
         }
         if !isOpen { journal.markClosed(by: id) }
     }
+}
 
-    private static func startNumber(
-        of instance: UInt64, runDirectory: String
-    ) throws(InstanceError) -> UInt64 {
-        do {
-            return try DeadRing(runDirectory: runDirectory, instance: instance).startNumber
-        } catch .vanished {
-            return 0
+/// What a new instance learns of those before it. The caller holds the run directory's lock.
+private struct EarlierInstances {
+    private var lastStartNumber: UInt64 = 0
+    /// Of some instance.
+    private var isNumberUnknown = false
+    private(set) var damaged: [UInt64] = []
+
+    init(runDirectory: String) throws(InstanceError) {
+        for instance in try InstanceDirectory.findInstances(runDirectory) {
+            do {
+                let ring = try DeadRing(runDirectory: runDirectory, instance: instance)
+                if let number = ring.startNumber {
+                    lastStartNumber = max(lastStartNumber, number)
+                } else {
+                    isNumberUnknown = true
+                }
+            } catch .vanished {
+                continue
+            } catch .damaged {
+                isNumberUnknown = true
+                damaged.append(instance)
+            }
         }
+        damaged.sort()
+    }
+
+    /// Above every number that is known, and another one than any that is not.
+    func nextStartNumber(wallMicroseconds: UInt64) -> UInt64 {
+        max(lastStartNumber + 1, isNumberUnknown ? wallMicroseconds : 0)
     }
 }
 

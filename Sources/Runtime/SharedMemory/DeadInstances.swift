@@ -10,6 +10,8 @@ package struct ClosedInstance: Equatable, Sendable {
     /// Every task of it has its ENDED and it is marked closed. False: the ring had no room (call
     /// again later) or a file is damaged.
     package var isComplete: Bool
+    /// The file that cannot be right: of this instance, or of the closer that a slot of it names.
+    package var damage: SharedFile?
 }
 
 extension InstanceDirectory {
@@ -74,7 +76,7 @@ private struct Closing {
         for instance in try InstanceDirectory.findInstances(runDirectory) {
             do {
                 let ring = try DeadRing(runDirectory: runDirectory, instance: instance)
-                found.append((ring.startNumber, instance))
+                found.append((ring.startNumber ?? 0, instance))
             } catch .vanished, .damaged {
                 found.append((0, instance))
             }
@@ -88,13 +90,14 @@ private struct Closing {
         _ instance: UInt64, into broker: inout BrokerInstance
     ) throws(InstanceError) -> ClosedInstance? {
         var result = ClosedInstance(instance: instance, endedCount: 0, isComplete: false)
-        do {
+        do throws(InstanceError) {
             guard let lock = try InstanceDirectory.lockIfDead(runDirectory, instance) else {
                 return nil
             }
             defer { _ = lock }
             let ring = try DeadRing(runDirectory: runDirectory, instance: instance)
             guard ring.closedBy == 0 else { return nil }
+            guard ring.positionsAreSound else { throw .damaged(.ring) }
             let table = try DeadTable(runDirectory: runDirectory, instance: instance)
             try writeMissingEnds(of: ring, table, into: &broker, counting: &result)
             guard !isOutOfRoom, try makeRoom(in: &broker) else { return result }
@@ -112,7 +115,8 @@ private struct Closing {
             return result
         } catch .vanished {
             return nil
-        } catch .damaged {
+        } catch .damaged(let file) {
+            result.damage = file
             return result
         }
     }
@@ -196,7 +200,21 @@ struct DeadRing: ~Copyable {
         self.instance = instance
     }
 
-    var startNumber: UInt64 { file.load(at: RingLayout.startNumberOffset) }
+    /// Nil where it is none: neither counting starts nor a wall clock in microseconds comes to half
+    /// of all numbers. So there is always one after it.
+    var startNumber: UInt64? {
+        let number = file.load(at: RingLayout.startNumberOffset)
+        return number <= .max / 2 ? number : nil
+    }
+
+    /// Whether head and tail can both be right, as the sidecar judges too. Only for a ring whose
+    /// broker is dead: of a living one both move.
+    var positionsAreSound: Bool {
+        RingLayout.arePositionsSound(
+            head: file.load(at: RingLayout.headOffset), tail: publishedSequence,
+            capacity: file.capacity)
+    }
+
     var publishedSequence: UInt64 { file.loadAcquire(at: RingLayout.tailOffset) }
     var closedBy: UInt64 { file.loadAcquire(at: RingLayout.closedByOffset) }
 

@@ -17,12 +17,12 @@ package struct JournalReader: ~Copyable {
         let opened = try MappedFile.open(
             path, as: .ring, magic: RingLayout.magic, instance: instance,
             byteCountForCapacity: { FileHeader.byteCount + $0 * RecordWords.byteCount })
-        // The head first: until this reader moves it, only the tail does. No broker comes to half
-        // of all numbers, so none that follows can overflow.
+        // The head first: until this reader moves it, only the tail does.
         let released = opened.load(at: RingLayout.headOffset)
         let published = opened.loadAcquire(at: RingLayout.tailOffset)
-        guard released <= published, published - released <= UInt64(opened.capacity),
-            published <= .max / 2
+        guard
+            RingLayout.arePositionsSound(
+                head: released, tail: published, capacity: opened.capacity)
         else { throw .damaged(.ring) }
         file = opened
         capacity = UInt64(file.capacity)

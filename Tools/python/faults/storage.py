@@ -253,3 +253,53 @@ async def read_only_data_disk(deployment: Deployment) -> str:
     load.check_recorded()
     return (f"3 starts refused with status {ends}; {counts.accepted} accepted = "
             f"{counts.final} final")
+
+
+@case("kill -9 of the broker under load; the header of its ring is overwritten, and the sidecar "
+      "and a new broker are started; later the header is put right",
+      "both start, say once which instance is damaged, serve, and leave it as it is; put right, "
+      "accepted = final", seconds=30)
+async def damaged_ring(deployment: Deployment) -> str:
+    """What no process of ours does: a disk tool, or an operator's hand, in the run directory."""
+    await deployment.start()
+    await deployment.start_worker("--tokens-per-second", "40", "--model", "paced=echo")
+    async with Load(deployment, reconnects=True) as load, await connect(deployment) as client:
+        watched = await watch(client, 2_000, model="paced")
+        await deployment.until(lambda: load.completed_count > 50 and watched.tokens > 20, 10,
+                               "50 answers")
+        deployment.broker.kill()
+        deployment.sidecar.kill()
+        name = f"{deployment.instance:016x}"
+        ring = deployment.run / name / "ring"
+        right = ring.read_bytes()[:_PAGE]
+        damaged = _overwrite(ring, b"not a ring")
+        await deployment.start_sidecar()
+        await deployment.start_broker()
+        before = load.completed_count
+        await deployment.until(lambda: load.completed_count > before + 50, 15, "answers again")
+        await asyncio.sleep(2.5)  # it looks for what it could not close once a second
+        said = deployment.broker.logged("instance_damaged")
+        check([each["instance"] for each in said] == [name], f"the broker said {said}")
+        said_beside = deployment.sidecar.logged("instanceDamaged")
+        check([each["instance"] for each in said_beside] == [int(name, 16)],
+              f"the sidecar said {said_beside}")
+        check(ring.read_bytes()[:_PAGE] == damaged, "the damaged file was changed")
+        _overwrite(ring, right[:16])
+        deployment.sidecar.kill()
+        await deployment.start_sidecar()
+        await load.stop()
+    counts = await deployment.settled()
+    load.check_recorded()
+    await deployment.until(lambda: not ring.exists(), 10, "the instance is closed and removed")
+    ended = sum(each["ended"] for each in deployment.broker.logged("instance_closed"))
+    check(ended > 0, "the stream that the kill met was not ended")
+    return (f"both started and said so once; {load.completed_count} answers; put right, {ended} "
+            f"tasks of it ended; {counts.accepted} accepted = {counts.final} final")
+
+
+def _overwrite(path: pathlib.Path, start: bytes) -> bytes:
+    """Writes over the beginning of a file; answers its first page as it is then."""
+    with open(path, "r+b") as file:
+        file.write(start)
+        file.seek(0)
+        return file.read(_PAGE)
