@@ -59,7 +59,7 @@ struct Assembly {
         guard let dispatching else {
             let seat = BrokerLoop(plans[0], first, seat: seat).run()
             for thread in threads { thread.join() }
-            seat?.close()
+            seat?.close(wallUs: WallClock.nowUs)
             return
         }
         let dispatcher = try DispatchThread(seat, dispatching, links: plans[0].links)

@@ -154,8 +154,8 @@ struct DispatchSeat: ~Copyable {
     }
 
     /// Ends the instance in order. Every shard has ended before.
-    consuming func close() {
+    consuming func close(wallUs: UInt64) {
         log.event("stopped", ("accepted", dispatcher.counters.accepted))
-        journal.close()
+        journal.close(wallUs: wallUs)
     }
 }

@@ -63,6 +63,6 @@ struct DispatchThread: ~Copyable {
             seat.answerShards(nowUs: nowUs, wallUs: wallUs)
             seat.flush()
         }
-        seat.close()
+        seat.close(wallUs: WallClock.nowUs)
     }
 }

@@ -144,7 +144,7 @@ struct InstanceJournal: ~Copyable {
     }
 
     /// Ends the instance in order.
-    consuming func close() {
-        instance.close()
+    consuming func close(wallUs: UInt64) {
+        instance.close(wallMicroseconds: wallUs)
     }
 }

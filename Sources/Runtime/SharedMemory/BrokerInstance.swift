@@ -99,9 +99,10 @@ package struct BrokerInstance: ~Copyable {
         return unsafe StatisticsPage(base: statisticsFile.base, shard: shard)
     }
 
-    /// Ends the instance in order: publishes, and marks it closed if no task is open, so that no
-    /// successor looks at it. The lock is released with this value.
-    package consuming func close() {
+    /// Ends the instance in order: publishes, and if no task is open, says so with INSTANCE_CLOSED
+    /// and marks it closed, so that no successor looks at it. Without room for that record, which
+    /// admission's slack rules out, it is left to a successor. The lock is released with this value.
+    package consuming func close(wallMicroseconds: UInt64) {
         journal.publish()
         let published = journal.publishedSequence
         let isOpen = (0..<table.slotCount).contains { index in
@@ -110,7 +111,11 @@ package struct BrokerInstance: ~Copyable {
                 && !(slot.endSequence != 0 && slot.endInstance == id
                     && slot.endSequence <= published)
         }
-        if !isOpen { journal.markClosed(by: id) }
+        guard !isOpen, journal.freeRecords > 0 else { return }
+        journal.append(
+            InstanceClosedRecord(closed: id, closedAtUs: wallMicroseconds, endedCount: 0).record)
+        journal.publish()
+        journal.markClosed(by: id)
     }
 }
 

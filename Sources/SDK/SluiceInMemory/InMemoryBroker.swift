@@ -161,6 +161,11 @@ package struct InMemoryBroker: ~Copyable {
         for shard in shards { shard.drain(nowUs: nowUs) }
     }
 
+    /// Ends the instance in order, once it has drained.
+    package mutating func closeInOrder() {
+        instance.closeInOrder(wallUs: wallUs)
+    }
+
     /// Writes ENDED for every open task of a dead instance.
     package mutating func close(_ dead: inout InMemoryInstance, all: [InMemoryInstance]) {
         instance.close(&dead, all: all, wallUs: wallUs)

@@ -177,8 +177,19 @@ package struct InMemoryInstance: Sendable {
             append(slot.endedAfterLoss(instance: dead.id, endedAtUs: wallUs).record)
         }
         publish()
+        append(InstanceClosedRecord(closed: dead.id, closedAtUs: wallUs, endedCount: 0).record)
+        publish()
         guard mayWrite() else { return }
         dead.closedBy = id
+    }
+
+    /// The end of a broker that has drained: where no task is open, it needs no successor.
+    package mutating func closeInOrder(wallUs: UInt64) {
+        guard takenSlots == 0 else { return }
+        append(InstanceClosedRecord(closed: id, closedAtUs: wallUs, endedCount: 0).record)
+        publish()
+        guard mayWrite() else { return }
+        closedBy = id
     }
 
     private func isPublished(

@@ -55,7 +55,7 @@ import Testing
                 try InstanceDirectory.findInstances(deployment.options.runDirectory)
                     == [successorID]
             })
-        successor.close()
+        successor.close(wallMicroseconds: 9)
         #expect(
             try eventually {
                 try InstanceDirectory.findInstances(deployment.options.runDirectory) == []
@@ -66,6 +66,12 @@ import Testing
                 == RecordCounts(accepted: 2, final: 2, open: 0, duplicates: 0))
         let statuses = try deployment.openStore().finalRecords(last: 5).map(\.status)
         #expect(Set(statuses) == [.completed, .brokerLost])
+        // The successor ended in order: its row waits for nobody either.
+        let openRows = try deployment.openDatabase().read { database in
+            try Int.fetchOne(
+                database, sql: "SELECT count(*) FROM instance WHERE closed_at_us IS NULL")
+        }
+        #expect(openRows == 0)
     }
 
     /// The real program is killed at random moments; nothing is lost and nothing counted twice.
@@ -212,7 +218,7 @@ import Testing
             }
         }
         #expect(isGranted)
-        broker.close()
+        broker.close(wallMicroseconds: 9)
         let isClosed = try told {
             if case .lease(let lease) = $0 {
                 lease.instance == instance && lease.isClosed

@@ -193,6 +193,25 @@ private let dayUs: UInt64 = 86_400_000_000
         #expect(try store.counts().final == 1)
     }
 
+    /// Its broker ended in order and died before the mark, so a successor said it again.
+    @Test(arguments: TestEngine.allCases)
+    func anInstanceThatIsClosedTwiceKeepsTheFirstTime(_ engine: TestEngine) throws {
+        let store = try filled(engine).store
+        var journal = JournalSketch(instance: 9)
+        journal.start()
+        journal.append(
+            InstanceClosedRecord(closed: 9, closedAtUs: 150 * dayUs, endedCount: 0).record)
+        var successor = JournalSketch(instance: 10)
+        successor.start()
+        for day: UInt64 in [150, 300] {
+            successor.append(
+                InstanceClosedRecord(closed: 9, closedAtUs: day * dayUs, endedCount: 0).record)
+        }
+        _ = try store.applyBatch(journal.records, node: 7)
+        _ = try store.applyBatch(successor.records, node: 7)
+        #expect(try removeExpired(store, .instances, cutoffUs: 150 * dayUs) == [1])
+    }
+
     /// In PostgreSQL a day whose tasks all went is dropped; one that holds a task stays.
     @Test func daysThatBecameEmptyAreDropped() throws {
         let market = try filled(.postgres)

@@ -27,9 +27,9 @@ import Testing
         let found = try BrokerReading.all(runDirectory: scratch.path, nowUs: 100_000_000)
         #expect(found.map(\.instance) == [working.id])
         // Reading took no lock of theirs: nobody was mistaken for a living broker.
-        silent.close()
-        young.close()
-        working.close()
+        silent.close(wallMicroseconds: 9)
+        young.close(wallMicroseconds: 9)
+        working.close(wallMicroseconds: 9)
     }
 
     @Test func shardsThatNeverTurnedAreLeftOut() throws {
@@ -42,7 +42,7 @@ import Testing
         #expect(reading.shards.count == 3)
         #expect(reading.total(.tokensRelayed) == 12)
         #expect(reading.value(.tokensRelayed, shard: 2) == 7)
-        broker.close()
+        broker.close(wallMicroseconds: 9)
     }
 
     @Test func ratesAndTimesAreThoseBetweenTwoReadings() throws {
@@ -70,7 +70,7 @@ import Testing
         let alone = Activity(now: second, since: nil, seconds: 2)
         #expect(alone.tokensPerSecond == 0 && alone.firstTokenUs.count == 101)
         #expect(ActivityText.lines([activity, alone]).allSatisfy { $0.count <= 80 })
-        broker.close()
+        broker.close(wallMicroseconds: 9)
     }
 
     @Test func aDistributionNamesItsValuesWithinItsBuckets() {
@@ -117,7 +117,7 @@ import Testing
         #expect(Set(types).count == types.count)
         #expect(types.count == lines.filter { $0.hasPrefix("# HELP ") }.count)
         #expect(!text.contains("\n\n") && text.hasSuffix("\n"))
-        broker.close()
+        broker.close(wallMicroseconds: 9)
     }
 
     @Test func whatTheSidecarSaysStandsBesideTheBrokers() {

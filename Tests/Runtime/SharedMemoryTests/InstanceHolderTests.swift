@@ -13,7 +13,7 @@ import Testing
         #expect(throws: InstanceError.vanished) {
             _ = try InstanceHolder.processID(scratch.path, id &+ 1)
         }
-        instance.close()
+        instance.close(wallMicroseconds: 9)
         #expect(try InstanceHolder.processID(scratch.path, id) == nil)
     }
 

@@ -215,19 +215,54 @@ import Testing
         #expect(try reader.read(from: 2, count: 0).isEmpty)
     }
 
+    @Test func anOrderlyEndSaysSoInTheJournal() throws {
+        var broker = try BrokerInstance.create(
+            runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
+        broker.accept(1, slot: 0)
+        broker.end(1, slot: 0)
+        let id = broker.id
+        broker.close(wallMicroseconds: 77)
+        let records = try publishedRecords(scratch.path)
+        #expect(
+            records.last.flatMap { InstanceClosedRecord($0) }
+                == InstanceClosedRecord(closed: id, closedAtUs: 77, endedCount: 0))
+        #expect(records.count == 4)
+        // A successor has nothing to add.
+        var successor = try BrokerInstance.create(
+            runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
+        let closed = try InstanceDirectory.closeDeadInstances(
+            runDirectory: scratch.path, into: &successor, wallMicroseconds: 78)
+        #expect(closed.isEmpty)
+        #expect(try publishedRecords(scratch.path).count == 5)
+    }
+
+    @Test func withoutRoomForTheRecordAnOrderlyEndIsLeftToASuccessor() throws {
+        var broker = try BrokerInstance.create(
+            runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
+        while broker.journal.freeRecords > 0 {
+            broker.journal.append(
+                RefusedRecord(account: 1, refusedAtUs: 1, code: .queueFull, model: 0).record)
+        }
+        let ring = try JournalReader(runDirectory: scratch.path, instance: broker.id)
+        broker.close(wallMicroseconds: 77)
+        #expect(ring.closedBy == 0)
+        #expect(ring.publishedSequence == UInt64(ring.recordCapacity))
+    }
+
     @Test func anOrderlyEndClosesOnlyWithoutOpenTasks() throws {
         var first = try BrokerInstance.create(
             runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
         first.accept(1, slot: 0)
         first.end(1, slot: 0)
         let ended = try JournalReader(runDirectory: scratch.path, instance: first.id)
-        first.close()
+        first.close(wallMicroseconds: 9)
         #expect(ended.closedBy == ended.instance)
         var second = try BrokerInstance.create(
             runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
         second.accept(1, slot: 0)
         let open = try JournalReader(runDirectory: scratch.path, instance: second.id)
-        second.close()
+        second.close(wallMicroseconds: 9)
         #expect(open.closedBy == 0)
+        #expect(open.publishedSequence == 2)
     }
 }

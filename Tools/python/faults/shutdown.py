@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import signal
+import sqlite3
 import time
 from collections import Counter
 
@@ -30,6 +32,15 @@ async def _gone(deployment: Deployment) -> None:
     """The instance was closed in order: the sidecar removes it once its records are safe."""
     path = deployment.run / f"{deployment.instance:016x}"
     await deployment.until(lambda: not path.exists(), 10, "the instance is removed")
+    await deployment.until(lambda: _open_rows(deployment) == 0, 10, "its row is closed")
+
+
+def _open_rows(deployment: Deployment) -> int:
+    """Instances of the store of which nobody has said that they are closed."""
+    place = f"file:{deployment.data}/sluice.sqlite?mode=ro"
+    with contextlib.closing(sqlite3.connect(place, uri=True)) as database:
+        return int(database.execute(
+            "SELECT count(*) FROM instance WHERE closed_at_us IS NULL").fetchone()[0])
 
 
 @case("SIGTERM while 90 streams run that end by themselves within some seconds",

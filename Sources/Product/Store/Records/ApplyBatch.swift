@@ -208,9 +208,12 @@ struct RecordBatch {
                     .integer(signed(start.startedAtUs)),
                 ])
         }
+        // It comes twice where whoever wrote it died before it marked the ring: the first one stands.
         for close in closed {
             try transaction.execute(
-                "UPDATE instance SET closed_at_us = $1 WHERE instance = $2",
+                """
+                UPDATE instance SET closed_at_us = $1 WHERE instance = $2 AND closed_at_us IS NULL
+                """,
                 [.integer(signed(close.closedAtUs)), .integer(signed(close.closed))])
         }
     }

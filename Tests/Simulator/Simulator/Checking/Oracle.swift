@@ -34,6 +34,7 @@ package final class Oracle {
     package var hash = RollingHash()
     package var nowUs: UInt64 = 0
     private var nextAttempt: UInt64 = 0
+    private var closedInstances: Set<UInt64> = []
     /// Everything is kept for a failure's last lines; off in bulk runs.
     package let keepsEvents: Bool
 
@@ -140,7 +141,20 @@ package final class Oracle {
             count("ended \(ended.status.text)")
         case .refused:
             count("refused record")
+        case .instanceClosed:
+            guard let record = InstanceClosedRecord(record) else {
+                return fail("INSTANCE_CLOSED is damaged")
+            }
+            closed(record.closed)
         default: break
+        }
+    }
+
+    /// Whoever says that an instance is closed has ended all its tasks before.
+    private func closed(_ instance: UInt64) {
+        guard closedInstances.insert(instance).inserted else { return count("closed twice") }
+        for (task, state) in tasks where task.instance == instance && state.acceptedRecords > 0 {
+            check(state.ended != nil, "[I1] \(instance) is closed, and \(task) has not ended")
         }
     }
 }

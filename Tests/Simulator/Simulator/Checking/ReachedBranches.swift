@@ -2,8 +2,9 @@
 package enum ReachedBranches {
     /// Of `Simulation`.
     package static let world = [
-        "broker died", "clock jump", "closer died", "commit unknown, done",
-        "commit unknown, lost", "disk full", "dispatched again", "drained out",
+        "broker died", "clock jump", "closed in order", "closed twice", "closer died",
+        "commit unknown, done", "commit unknown, lost", "disk full", "dispatched again",
+        "drained out",
         "end bodyArenaFull", "end bodyTooLarge", "end cancelled", "end deadlineExceeded",
         "end drained", "end draining", "ended as lost",
         "end journalFull", "end modelUnknown", "end noSupplier",

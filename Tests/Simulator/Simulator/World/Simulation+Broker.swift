@@ -42,9 +42,7 @@ extension Simulation {
             if !node.broker.isOpen(state.connection) { drop(link) } else { planToPeer(link) }
         }
         if node.isDraining, node.broker.openStreams == 0, !node.broker.hasWork {
-            oracle.count("drained out")
-            node.broker.instance.die(afterWrites: 0)
-            brokerDied(node)
+            endInOrder(node)
         }
         guard !node.isBrokerDown else { return }
         if node.broker.hasWork {
@@ -54,6 +52,19 @@ extension Simulation {
             node.isTurnDue = true
             at(nowUs + 5_000, .turn(node: node.number))
         }
+    }
+
+    /// It has drained; it may still die between the last words that it writes.
+    private mutating func endInOrder(_ node: Node) {
+        oracle.count("drained out")
+        if options.brokerCrashes, !isHealed, schedule.chance(50) {
+            node.broker.instance.die(afterWrites: schedule.pick(1...3))
+        }
+        node.broker.closeInOrder()
+        readJournal(node)
+        if node.broker.instance.closedBy != 0 { oracle.count("closed in order") }
+        node.broker.instance.die(afterWrites: 0)
+        brokerDied(node)
     }
 
     private mutating func readJournal(_ node: Node) {
