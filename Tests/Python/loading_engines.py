@@ -32,6 +32,8 @@ class Engine(http.server.ThreadingHTTPServer):
         self.tokens = tokens
         self.pause = pause
         self.carries = carries
+        # Models beside it that write no text, listed first.
+        self.silent: tuple[str, ...] = ()
         self.asked: list[str] = []
         self.active = 0
         self.lock = threading.Lock()
@@ -78,7 +80,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def list_models(self) -> None:
         """The list of models."""
         self.json(200, {"object": "list", "data": [
-            {"id": self.server.model, "object": "model", "created": 1, "owned_by": "tests"}]})
+            {"id": name, "object": "model", "created": 1, "owned_by": "tests"}
+            for name in (*self.server.silent, self.server.model)]})
 
     def body(self) -> dict[str, object]:
         """The request's object."""
@@ -167,9 +170,11 @@ class _LlamaCpp(_Handler):
 
     def do_POST(self) -> None:
         """An answer, or 503 while the model loads."""
-        self.body()
+        request = self.body()
         self.server.asked.append(self.path)
-        if self.server.loaded.is_set():
+        if request.get("model") in self.server.silent:
+            self.json(400, {"error": {"message": "this model does not support chat"}})
+        elif self.server.loaded.is_set():
             self.answer()
         else:
             self.json(503, LOADING)
@@ -196,6 +201,9 @@ def ollama(load_seconds: float, model: str = "llama:latest", tokens: int = 4, pa
 
 
 def llama_cpp(model: str = "llama", tokens: int = 4, pause: float = 0,
-              carries: int | None = None) -> contextlib.AbstractContextManager[Engine]:
+              carries: int | None = None, silent: tuple[str, ...] = ()
+              ) -> contextlib.AbstractContextManager[Engine]:
     """An engine like llama.cpp's server that loads until the test sets `loaded`."""
-    return _serving(Engine(_LlamaCpp, model, tokens, pause, carries))
+    engine = Engine(_LlamaCpp, model, tokens, pause, carries)
+    engine.silent = silent
+    return _serving(engine)

@@ -132,7 +132,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for event in self.events(word, number, is_chat):
-                self.write(b"data: " + event + b"\n\n")
+                self.write(b"data: " + event.replace(b"\n", b"\ndata: ") + b"\n\n")
         except OSError:
             self.server.gone += 1
         self.close_connection = True
@@ -179,6 +179,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         count = int(number or 1) if number.isdigit() or not number else 1
         if word == "tools":
             yield from TOOL_EVENTS
+        elif word == "lines":
+            for _ in range(count):
+                yield self.piece("word ", is_chat).replace(b", ", b",\n")
         elif word == "wait":
             time.sleep(count)
             yield self.piece("late", is_chat)

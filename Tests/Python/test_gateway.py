@@ -175,6 +175,17 @@ class GatewayTests(GatewayBase):
         events = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
         self.assertEqual(events, [*TOOL_EVENTS, b"[DONE]"])
 
+    def test_an_event_over_several_lines_comes_on_one(self) -> None:
+        status, _, body = self.post(self.ask("lines 3", stream=True))
+        self.assertEqual(status, 200)
+        events = body.removesuffix(b"\n\n").split(b"\n\n")
+        for event in events:
+            self.assertTrue(event.startswith(b"data: ") and b"\n" not in event, event)
+        self.assertEqual(events.pop(), b"data: [DONE]")
+        self.assertEqual(
+            [json.loads(event[6:])["choices"][0]["delta"]["content"] for event in events],
+            ["word "] * 3)
+
     def test_tool_calls_are_joined(self) -> None:
         answer = self.client().chat.completions.create(
             **self.ask("tools", tools=[{"type": "function", "function": {

@@ -212,6 +212,19 @@ class SupplierTests(unittest.TestCase):
         self.assertEqual(self.ask("carries-four"), ["word " * 24])
         self.assertEqual(self.row("carries-four", TOKENS[1])["slotsGranted"], measured["slots"])
 
+    def test_slots_are_measured_by_the_first_model_that_writes_text(self) -> None:
+        engine = self.engine(llama_cpp(model="writes", tokens=24, pause=0.03, carries=4,
+                                       silent=("embeds",)))
+        engine.loaded.set()
+        worker = self.worker("--upstream", engine.url, "--slots", "auto", token=TOKENS[1])
+        worker.wait("offered")
+        measured = [each for each in worker.events if each["event"] == "measured"]
+        self.assertEqual([each["model"] for each in measured], ["embeds", "writes"])
+        self.assertEqual(measured[0]["slots"], 1)
+        self.assertIn(measured[1]["slots"], (2, 4))  # a busy machine may show less, never more
+        self.assertEqual(self.ask("writes"), ["word " * 24])
+        self.assertEqual(self.row("writes", TOKENS[1])["slotsGranted"], measured[1]["slots"])
+
     # MARK: doctor
 
     def doctor(self, *options: str) -> tuple[int, dict[str, dict[str, str]]]:

@@ -50,6 +50,33 @@ import Testing
         }
     }
 
+    @Test(
+        "an event of 1 byte to 1 MiB comes whole, any other length gives the answer up [P18]",
+        arguments: [(0, false), (1, true), (1 << 20, true), (1 << 20 + 1, false)])
+    func eventLengths(_ byteCount: Int, _ isTaken: Bool) async throws {
+        try await FakeBroker.run { broker in
+            var offer = Offer(model: "m", slots: 1, inputPrice: 1_000_000, outputPrice: 1_000_000)
+            offer.encodings = [.openAI]
+            broker.supply([offer]) { _, out in
+                try await out.write(
+                    event: [UInt8](repeating: 0x20, count: byteCount), tokens: 1)
+                return Usage(inputTokens: 1, outputTokens: 1)
+            }
+            let request = TaskRequest(.chat, model: "m", payload: .openAI(Array("{}".utf8)))
+            var byteCounts: [Int] = []
+            do throws(SluiceError) {
+                for try await chunk in broker.client.stream(request) {
+                    byteCounts.append(chunk.bytes.count)
+                }
+                #expect(isTaken)
+            } catch {
+                #expect(!isTaken)
+                #expect(error.code == .supplierFailed)
+            }
+            #expect(byteCounts == (isTaken ? [byteCount] : []))
+        }
+    }
+
     @Test("what is written has the form of its task")
     func forms() async throws {
         try await FakeBroker.run { broker in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import resource
@@ -286,3 +287,34 @@ async def first_hello(deployment: Deployment) -> str:
         broker.kill()
     check(not refused, f"of 8 first clients {dict(refused)}")
     return "8 of 8 first clients authenticated"
+
+
+@case("a broker's name has two addresses, and nothing listens at one of them; in both orders",
+      "`doctor` finds nothing wrong by way of the other one, and a worker connects",
+      namespaces=("mount",))
+async def dead_address(deployment: Deployment) -> str:
+    """Names come from a file of hosts in the case's own mount namespace."""
+    hosts = deployment.options.disk / "hosts"
+    hosts.touch()
+    _command("mount", "--bind", str(hosts), "/etc/hosts")
+    deployment.make(names=("two.test",))
+    await deployment.start_sidecar()
+    await deployment.start_broker()
+    for addresses in (("127.0.0.2", deployment.host), (deployment.host, "127.0.0.2")):
+        hosts.write_text("".join(f"{address} two.test\n" for address in addresses))
+        resolved = {found[4][0] for found in socket.getaddrinfo("two.test", None)}
+        if resolved != set(addresses):
+            raise Skipped("THIS MACHINE RESOLVES NAMES WITHOUT /etc/hosts: the case did not run")
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [str(deployment.options.programs / "sluice-worker"), "doctor", "--json",
+             "--broker", f"two.test:{deployment.port}", "--ca", deployment.ca_file,
+             "--token-file", str(deployment.certificates / "supplier-0.token"),
+             "--engine", "echo"], capture_output=True, text=True)
+        checks = json.loads(done.stdout)["checks"]
+        wrong = [each for each in checks if each["level"] == "FAIL"]
+        check(done.returncode == 0 and not wrong, f"doctor says {wrong or done.stderr}")
+        check(any(each["name"].endswith("tcp") for each in checks), f"no look at TCP: {checks}")
+    deployment.host = "two.test"
+    await deployment.start_worker()
+    return f"doctor: {len(checks)} checks, none failed, in both orders; the worker connected"
