@@ -47,12 +47,14 @@ def memory_bound(before: int, content: int, connections: int, established: int,
     were open at once, ``established`` those of them that came past TLS, ``tasks`` the most tasks
     that were open. The counters are read 20 times a second, so what came in between is allowed for.
     """
+    huge = 2 * _MIB  # the kernel backs content memory in huge pages where it can
+    received = 4 * _MIB  # the ring's buffers, filled in turn: all of them after as many receives
     session = 64 * 1_024  # a TLS session in its handshake, with its certificate chain
     records = 34 * 1_024  # its two record buffers
     waiting = (2 * 64 + 256) * 1_024  # ciphertext sealed and being sent, control frames that wait
     task = 2 * 1_024
-    allowance = 8 * _MIB  # tables of accounts, models and refusals, which grow with their use
-    return (before + content + connections * session + min(connections, 1_024) * records
+    allowance = 2 * _MIB  # tables of accounts, models and refusals, which grow with their use
+    return (before + content + huge + received + connections * session + min(connections, 1_024) * records
             + established * waiting + tasks * task + allowance)
 
 
