@@ -22,8 +22,8 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
     /// Bytes that this wait has brought, and from which on it leaves the rest to the next ones.
     private var receivedBytes = 0
     private var turnBytes = 0
-    /// What was received beyond, oldest first from `backlogHead` on. Its slots stay taken: the end
-    /// of a receive stands behind what that brought.
+    /// What was received beyond, oldest first from `backlogHead` on, each buffer at most once. Its
+    /// slots stay taken: the end of a receive stands behind what that brought.
     private var backlog: [SubmissionRing.Completed] = []
     private var backlogHead = 0
     /// Completions of this side's making, reported by the next `wait`.
@@ -240,9 +240,10 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
             completions.append(contentsOf: prepared)
             prepared.removeAll(keepingCapacity: true)
         }
+        // First of all: it may end receives for want of buffers, which are armed again below.
+        takeBacklog()
         armStarved()
         buffers.publish()
-        takeBacklog()
         let mayWait = completions.isEmpty && timeoutNs != 0
         counters.enters += 1
         ring.enter(
@@ -259,19 +260,26 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
             backlogHead += 1
             perform(backlog[backlogHead - 1])
         }
-        guard backlogHead == backlog.count else { return }
-        backlog.removeAll(keepingCapacity: true)
+        // It may never be empty while much comes, so that what was taken is dropped in between.
+        guard backlogHead == backlog.count || backlogHead >= 512 else { return }
+        backlog.removeFirst(backlogHead)
         backlogHead = 0
     }
 
-    /// Sends, accepts and bells are told at once; what was received waits for its turn.
+    /// Sends, accepts and bells are told at once; what was received waits for its turn, and so does
+    /// a send that failed, whose slot is closed: what its peer sent before comes first.
     private mutating func handle(_ entry: SubmissionRing.Completed) {
-        let isReceive = UInt8(entry.token >> 56) == Operation.receive.rawValue
-        if isReceive, receivedBytes >= turnBytes || !backlog.isEmpty {
-            backlog.append(entry)
-        } else {
-            perform(entry)
+        let isDeferred: Bool
+        switch Operation(rawValue: UInt8(entry.token >> 56)) {
+        case .receive:
+            if entry.flags & SLUICE_CQE_BUFFER != 0 { buffers.taken() }
+            isDeferred = receivedBytes >= turnBytes || !backlog.isEmpty
+        case .send:
+            isDeferred = entry.result < 0 && !backlog.isEmpty
+        case .accept, .cancel, .poll, nil:
+            isDeferred = false
         }
+        if isDeferred { backlog.append(entry) } else { perform(entry) }
     }
 
     /// Makes the calling thread the ring's only issuer; 0 or -errno.
@@ -347,7 +355,6 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         }
         if entry.flags & SLUICE_CQE_BUFFER != 0 {
             let buffer = UInt16(truncatingIfNeeded: entry.flags >> SLUICE_CQE_BUFFER_SHIFT)
-            buffers.taken()
             if entry.result > 0, !isClosing {
                 receivedBytes += Int(entry.result)
                 completions.append(

@@ -108,6 +108,7 @@ final class InMemoryShard {
         self.nowUs = nowUs
         let chunk = lines[index].kept + bytes
         let used = machine.received(connection, chunk.span, nowUs: nowUs, out: &output)
+        machine.commitStaged(nowUs: nowUs, out: &output)
         perform(on: chunk)
         lines[index].kept = Array(chunk[used...])
     }

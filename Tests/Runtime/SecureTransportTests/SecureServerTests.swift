@@ -283,6 +283,35 @@ let backends: [BackendKind] = [.ring, .epoll]
         #expect(log.counters.bytesReceived > 3_200_000)
     }
 
+    /// A wait never sleeps beside received data: not after the last of it that it had put off, and
+    /// not while a receive that ended for want of buffers is still to be armed again.
+    @Test(arguments: backends) func aWaitDoesNotSleepBesideReceivedData(_ kind: BackendKind) throws {
+        var settings = BackendSettings()
+        settings.bufferBytes = 2_048
+        settings.bufferCount = 8
+        var limits = TransportLimits()
+        // Whole buffers, so that the end of a receive is what is left for the next turn.
+        limits.turnBytesMin = 4_096
+        limits.turnBytesPerChannel = 0
+        let byteCount = 2_000_000
+        let log = try withServer(kind, .read, limits: limits, settings: settings) { port, log in
+            let context = try TestTLS.client()
+            for senders in [1, 3] {
+                let before = log.counters.bytesReceived
+                try concurrently(senders) { index in
+                    let client = try TestClient(port: port, context: context)
+                    try client.handshake()
+                    try client.write(client.sealed(pattern(byteCount, seed: index)))
+                    #expect(
+                        log.reaches { $0.counters.bytesReceived - before > senders * byteCount })
+                    client.close()
+                }
+                #expect(log.reaches { $0.channelCount == 0 })
+            }
+        }
+        #expect(log.counters.bytesReceived > 4 * byteCount)
+    }
+
     /// One channel that nobody reads cannot take the buffers of the others.
     @Test(arguments: backends) func oneUnreadChannelLeavesBuffersToOthers(
         _ kind: BackendKind

@@ -52,6 +52,8 @@ final class TestLog: Sendable {
 /// What the server does with what it receives.
 enum TestBehaviour: Sendable {
     case echo
+    /// Reads, and sends nothing: only what is received ends its waits.
+    case read
     /// Sends this many bytes to every established channel, then closes it after sending.
     case sendAndClose(Int)
     /// Sends this many bytes to every established channel.
@@ -143,7 +145,9 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
     log.content.withLock { $0.doorbell = server.doorbell }
     while true {
         let before = server.counters.bytesReceived
-        let count = server.wait(timeoutMs: unread.isEmpty ? 1_000 : 1)
+        var timeoutMs = unread.isEmpty ? 1_000 : 1
+        if case .read = behaviour { timeoutMs = -1 }
+        let count = server.wait(timeoutMs: timeoutMs)
         let turnBytes = server.counters.bytesReceived - before
         var turn: [TransportEvent] = []
         for index in 0..<count {
@@ -159,7 +163,7 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
                     $0.certificates.append(words.map { [$0.0, $0.1, $0.2, $0.3] })
                 }
                 switch behaviour {
-                case .echo, .sendAndAbort: break
+                case .echo, .read, .sendAndAbort: break
                 case .send(let bytes), .sendAndClose(let bytes):
                     waiting[Int(channel.index)] = pattern(bytes)
                     if case .sendAndClose = behaviour { closing[Int(channel.index)] = true }

@@ -66,7 +66,7 @@ extension ShardMachine {
         counters.answerBytesDelivered &+= UInt64(sealed.payloadBytes)
         let delivery = clients[index].deliver(sealed, atUs: nowUs)
         switch delivery.order {
-        case .withoutTokens: break
+        case .untimed: break
         case .later(let gapUs): tokenGaps[HistogramBucket.index(of: gapUs)] &+= 1
         case .first:
             let ttftUs = nowUs - clientTasks[index].bodyCompleteUs

@@ -135,8 +135,9 @@ package struct ClientStream {
         deliveredPayloadBytes += UInt64(sealed.payloadBytes)
         var delivery = Delivery(
             task: task, isGated: gateTokens != .max, holdsBody: holdsBody,
-            order: .withoutTokens)
-        if sealed.tokens > 0 {
+            order: .untimed)
+        // What leaves within one turn is one delivery, of which only the first part has a gap.
+        if sealed.tokens > 0, deliveredUs != nowUs {
             delivery.order =
                 deliveredUs == .max ? .first : .later(gapUs: nowUs - min(nowUs, deliveredUs))
             deliveredUs = nowUs
@@ -147,7 +148,7 @@ package struct ClientStream {
     /// What the shard needs to know of a delivery.
     struct Delivery {
         enum Order {
-            case withoutTokens
+            case untimed
             /// The answer's first tokens.
             case first
             /// So long after those before them.
