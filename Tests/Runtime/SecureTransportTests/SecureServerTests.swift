@@ -285,7 +285,8 @@ let backends: [BackendKind] = [.ring, .epoll]
 
     /// A wait never sleeps beside received data: not after the last of it that it had put off, and
     /// not while a receive that ended for want of buffers is still to be armed again.
-    @Test(arguments: backends) func aWaitDoesNotSleepBesideReceivedData(_ kind: BackendKind) throws {
+    @Test(arguments: backends) func aWaitDoesNotSleepBesideReceivedData(_ kind: BackendKind) throws
+    {
         var settings = BackendSettings()
         settings.bufferBytes = 2_048
         settings.bufferCount = 8

@@ -148,6 +148,7 @@ package struct ClientStream {
     /// What the shard needs to know of a delivery.
     struct Delivery {
         enum Order {
+            /// Without tokens, or in one turn with those before.
             case untimed
             /// The answer's first tokens.
             case first
