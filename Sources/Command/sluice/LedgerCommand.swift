@@ -16,7 +16,9 @@ struct LedgerCommand: ParsableCommand {
             abstract: "Look through all postings; fails unless everything adds up.",
             discussion: """
                 Exit code 1 if the sum is not 0, a balance that is owed is negative, or balances, \
-                entries and leases contradict each other. Unsettled tasks may be on their way.
+                entries and leases contradict each other. Unsettled tasks may be on their way. \
+                Unposted ones moved nothing, because a balance does not take their amounts; the \
+                newest are named.
                 """)
 
         @OptionGroup var place: StoreOptions
@@ -39,12 +41,14 @@ struct LedgerCommand: ParsableCommand {
                         unsettled         \(check.unsettled)
                         negative balances \(check.negativeBalances)
                         contradictions    \(check.contradictions)
+                        unposted          \(check.unposted)
                         """)
+                    for task in check.unpostedTasks { Output.line("unposted task     \(task)") }
                 }
                 guard check.isSound else {
                     throw CommandFailure(
-                        "the ledger does not add up: all but accounts, postings, tasks and "
-                            + "unsettled must be 0; `sluice ledger balances` shows where, and "
+                        "the ledger does not add up: all but accounts, postings, tasks, "
+                            + "unsettled and unposted must be 0; `sluice ledger balances` shows where, and "
                             + "nothing may be paid out until it is known why")
                 }
             }

@@ -159,7 +159,7 @@ struct TaskExplanation {
         add(
             "ledger",
             postings.isEmpty
-                ? (end.charge == .none ? "nothing to post" : "no entry yet")
+                ? history.reasonForNoPostings(end)
                 : postings.joined(separator: ", "))
         if history.isChargedElsewhere {
             add(
@@ -192,7 +192,13 @@ extension TaskHistory {
     /// It has a charge and an idempotency key, and the ledger has no entry.
     fileprivate var isChargedElsewhere: Bool {
         guard let end else { return false }
-        return end.charge != .none && postings.isEmpty && accepted.idempotencyDigest != 0
+        return end.charge != .none && postings.isEmpty && !isUnposted
+            && accepted.idempotencyDigest != 0
+    }
+
+    fileprivate func reasonForNoPostings(_ end: End) -> String {
+        if isUnposted { return "nothing is posted: a balance does not take its amounts" }
+        return end.charge == .none ? "nothing to post" : "no entry yet"
     }
 
     /// Everything as one JSON object.
@@ -220,6 +226,7 @@ extension TaskHistory {
         line.add("hasFixedPrices", fixedPrices != nil)
         line.add("feeBasisPoints", feeBasisPoints as UInt32?)
         line.add("costByFixedPricesMicroUSD", costByFixedPrices?.rawValue)
+        line.add("isUnposted", isUnposted)
         line.add("postings", postings.map { "\($0.account.text)=\($0.amount.rawValue)" })
         return line
     }

@@ -84,6 +84,24 @@ package struct Posting: Equatable, Sendable {
 
 /// The postings of everything that moves money. Those of one entry sum to zero.
 package enum Settlement {
+    /// Most that tasks may bring a supplier to have earned, or a consumer to owe: nine billion
+    /// dollars. A thousandth of what 64 bits hold, so that no few accounts together can fill the
+    /// platform's own, which every task needs.
+    package static let taskBalanceMax = MicroUSD(1 << 53)
+
+    /// Whether an account whose balance is this takes a task's posting: the sum fits, and is within
+    /// `taskBalanceMax` where a task brings it further from nothing. An entry of which one posting
+    /// is not taken is not posted at all.
+    package static func admits(_ posting: Posting, at balance: MicroUSD) -> Bool {
+        guard let sum = balance.adding(posting.amount) else { return false }
+        switch posting.account {
+        case .consumer: return posting.amount > 0 || sum.rawValue >= -taskBalanceMax.rawValue
+        // Number 0 is nobody's: all suppliers that have no account.
+        case .supplier(let owner): return owner == 0 || posting.amount < 0 || sum <= taskBalanceMax
+        case .platformFee, .platformLoss, .cash, .payoutClearing, .adjustment: return true
+        }
+    }
+
     /// A task ended: the consumer pays, the supplier earns, the fee is the platform's. What the
     /// consumer does not cover is taken from the platform's loss in its place.
     package static func task(

@@ -111,6 +111,9 @@ struct RecordApplier: ~Copyable {
             // A name is worth no failure: its tasks are counted without one.
             try? store.modelName(model)
         }
+        if batch.unposted > 0 {
+            SidecarLog.write(.tasksUnposted, [.count: UInt64(batch.unposted)])
+        }
     }
 
     /// Durable records from `position` on and the offset behind them: from memory, or where they

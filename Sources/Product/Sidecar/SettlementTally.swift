@@ -20,6 +20,7 @@ package struct SettlementTally {
     private var names: [NumberedModel: String] = [:]
     private var recordsApplied: UInt64 = 0
     private var duplicates: UInt64 = 0
+    private var unposted: UInt64 = 0
     private var lagUs: UInt64 = 0
     /// Since when the store has taken nothing.
     private var refusingSinceUs: UInt64?
@@ -34,6 +35,7 @@ package struct SettlementTally {
         refusingSinceUs = nil
         recordsApplied &+= UInt64(batch.applied)
         duplicates &+= UInt64(batch.duplicates)
+        unposted &+= UInt64(batch.unposted)
         if let endUs = batch.settled.oldestEndUs { lagUs = wallUs > endUs ? wallUs - endUs : 0 }
         if names.count + batch.settled.names.count > Self.namesMax { names = [:] }
         names.merge(batch.settled.names) { $1 }
@@ -67,6 +69,7 @@ package struct SettlementTally {
         var report = SettlementReport(reportedAtUs: wallUs)
         report.recordsApplied = recordsApplied
         report.duplicates = duplicates
+        report.unposted = unposted
         report.lagUs = lagUs
         if let since = refusingSinceUs {
             report.isStoreRefusing = true

@@ -8,7 +8,7 @@ enum SidecarEvent: String {
     case segmentsInClear, masterKeyMissing, masterKeyUnknown, segmentForged
     case segmentsDamaged, diskFull, diskHasRoom, budgetUsed, syncFailed, fileFailed
     case storeBusy, storeFull, storeFailed, storeUnreachable, storeRefused, storeRecovered
-    case tasksLost, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
+    case tasksLost, tasksUnposted, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
     case expiredRemoved, retentionFailed
 }
 

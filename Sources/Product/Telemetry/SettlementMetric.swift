@@ -53,6 +53,11 @@ struct SettlementMetric: Sendable {
             .counter
         ) { $0.duplicates },
         one(
+            "sluice_settlement_unposted_total",
+            "Ended tasks whose amounts the ledger did not take: nothing was posted for them.",
+            .counter
+        ) { $0.unposted },
+        one(
             "sluice_settlement_lag_seconds",
             "How long the oldest task of the last transaction had been over.", .gauge,
             isMicroseconds: true

@@ -286,6 +286,26 @@ import Testing
         #expect(rig.ended.last?.charge.consumerCost == 7)
     }
 
+    @Test("what an account costs may pass all counting, and its rate of it is still known")
+    func hugeCosts() {
+        var rig = DispatchRig()
+        rig.account(7)
+        rig.supplier {
+            $0.operations = OperationSet(.image)
+            $0.prices.output = 4_000_000_000
+        }
+        rig.lease(7, granted: .max)
+        let stream = rig.submit { terms, _ in
+            terms.operation = .image
+            terms.maxOutputTokens = 1_000_000_000
+        }
+        rig.end(stream, outputTokens: 1_000_000_000)
+        #expect(rig.ended.last?.charge.consumerCost == 4_000_000_000_000_000_000)
+        // It is looked at every second, until it lies in the window before.
+        rig.pass(ms: 15_000)
+        #expect(rig.leases.last.map { $0.reserve > 0 } == true)
+    }
+
     @Test("one wallet for k tasks, two brokers, thousands of submissions: exactly k are admitted")
     func race() {
         let credit = 37

@@ -50,6 +50,27 @@ import Testing
         }
     }
 
+    @Test func anAccountTakesWhatTasksBringItUpToItsBound() {
+        let most = Settlement.taskBalanceMax
+        let debt = MicroUSD(-most.rawValue)
+        func takes(_ account: LedgerAccount, _ amount: MicroUSD, at balance: MicroUSD) -> Bool {
+            Settlement.admits(Posting(account, amount), at: balance)
+        }
+        #expect(takes(.consumer(1), debt, at: 0))
+        #expect(!takes(.consumer(1), -1, at: debt))
+        #expect(takes(.supplier(2), most, at: 0))
+        #expect(!takes(.supplier(2), 1, at: most))
+        // What it has beyond the bound, it may spend.
+        #expect(takes(.consumer(1), MicroUSD(-.max), at: MicroUSD(.max)))
+        // Nobody's and the platform's go as far as 64 bits.
+        #expect(takes(.supplier(0), 1, at: most))
+        #expect(takes(.platformFee, most, at: most))
+        for account in [LedgerAccount.supplier(0), .supplier(2), .platformFee, .consumer(1)] {
+            #expect(!takes(account, 1, at: MicroUSD(.max)))
+        }
+        #expect(!takes(.platformLoss, -2, at: MicroUSD(-.max)))
+    }
+
     @Test func moneyComesAndGoes() throws {
         var ledger = LedgerBalances()
         try ledger.post(Settlement.topUp(100, consumer: 1))

@@ -25,6 +25,7 @@ import Testing
     @Test func tasksOfOneNameAreOneCountWhateverTheirNumbers() {
         var tally = SettlementTally()
         var first = batch(2, of: 3)
+        first.unposted = 1
         first.settled.names[NumberedModel(instance: 7, model: 3)] = "demo/one"
         tally.settled(first, wallUs: 10) { _ in
             Issue.record("a name that is known is looked up")
@@ -39,6 +40,7 @@ import Testing
                 .init(model: "demo/one", status: TaskStatus.completed.text, count: 3),
             ])
         #expect(report.recordsApplied == 8)
+        #expect(report.unposted == 1)
         #expect(report.segmentBytes == 128)
     }
 

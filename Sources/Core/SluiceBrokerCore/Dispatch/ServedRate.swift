@@ -16,18 +16,23 @@ struct ServedRate {
     /// What was counted over the last 10 s.
     mutating func total(nowMs: UInt64) -> UInt64 {
         roll(nowMs)
-        return current + previous * (Self.windowMs - (nowMs - startedMs)) / Self.windowMs
+        return current + previousPart(nowMs)
     }
 
     /// How long `tokens` take at the served rate; nil when nothing was served.
     mutating func waitMs(tokens: UInt64, nowMs: UInt64) -> UInt64? {
         roll(nowMs)
-        let elapsedMs = nowMs - startedMs
-        let served = current + previous * (Self.windowMs - elapsedMs) / Self.windowMs
+        let served = current + previousPart(nowMs)
         guard served > 0 else { return nil }
         let spanMs = min(Self.windowMs, max(nowMs - sinceMs, 1))
         return tokens.multipliedReportingOverflow(by: spanMs).overflow
             ? .max : tokens * spanMs / served
+    }
+
+    /// Of the window before. Money is counted too, of which a product may pass 64 bits.
+    private func previousPart(_ nowMs: UInt64) -> UInt64 {
+        let product = previous.multipliedFullWidth(by: Self.windowMs - (nowMs - startedMs))
+        return Self.windowMs.dividingFullWidth(product).quotient
     }
 
     private mutating func roll(_ nowMs: UInt64) {

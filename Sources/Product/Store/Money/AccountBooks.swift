@@ -30,20 +30,16 @@ struct AccountBooks {
         self.node = node
     }
 
-    /// Loads the wallets of the prepaid ones among `accounts` with their open leases, and whom each
-    /// supplier's identity belongs to.
+    /// Loads the wallets of the prepaid ones among `accounts` with their open leases, whom each
+    /// supplier's identity belongs to, and the balances that tasks of these change.
     mutating func load(
         _ accounts: Set<UInt64>, suppliers: Set<UInt64> = [], _ transaction: any StoreTransaction
     ) throws(StoreError) {
         let prepaid = try transaction.fetch(
             ["id"], from: "account", where: "id", in: accounts.map { signed($0) },
             and: "is_prepaid <> 0")
-        let balances = try transaction.fetch(
-            ["owner", "amount"], from: "balance", where: "owner", in: prepaid, and: "kind = 1")
-        var amounts: [Int64: Int64] = [:]
-        for start in stride(from: 0, to: balances.count, by: 2) {
-            amounts[balances[start]] = balances[start + 1]
-        }
+        try loadSuppliers(suppliers, transaction)
+        let amounts = try loadBalances(accounts, transaction)
         let rows = try transaction.fetch(
             Self.leaseColumns, from: "lease", where: "account", in: prepaid, and: "is_closed = 0")
         var leases: [UInt64: [WalletLease]] = [:]
@@ -55,7 +51,7 @@ struct AccountBooks {
         }
         for id in prepaid {
             let account = unsigned(id)
-            let balance = amounts[id] ?? 0
+            let balance = amounts[account] ?? 0
             let own = (leases[account] ?? []).sorted { $0.instance < $1.instance }
             let leased = own.reduce(0) { $0 + $1.rest.rawValue }
             // A database that says so was changed by somebody else: the rules must not see it.
@@ -66,6 +62,11 @@ struct AccountBooks {
             wallets[account] = wallet
             stored[account] = wallet
         }
+    }
+
+    private mutating func loadSuppliers(
+        _ suppliers: Set<UInt64>, _ transaction: any StoreTransaction
+    ) throws(StoreError) {
         // A supplier's identity is the number of its key, by which the table is sorted.
         let keys = try transaction.fetch(
             ["supplier", "account"], from: "access_key", where: "id",
@@ -73,6 +74,28 @@ struct AccountBooks {
         for start in stride(from: 0, to: keys.count, by: 2) {
             supplierAccounts[unsigned(keys[start])] = unsigned(keys[start + 1])
         }
+    }
+
+    /// The balances of these consumers, and for the ledger those of the suppliers that were loaded
+    /// and of the platform.
+    private mutating func loadBalances(
+        _ accounts: Set<UInt64>, _ transaction: any StoreTransaction
+    ) throws(StoreError) -> [UInt64: Int64] {
+        let owners = accounts.union(supplierAccounts.values).union([0])
+        // Kinds of the accounts that tasks' entries have (`LedgerAccount.kind`).
+        let balances = try transaction.fetch(
+            ["kind", "owner", "amount"], from: "balance", where: "owner",
+            in: owners.map { signed($0) }, and: "kind IN (1, 2, 3, 4)")
+        var consumers: [UInt64: Int64] = [:]
+        for start in stride(from: 0, to: balances.count, by: 3) {
+            let (owner, amount) = (unsigned(balances[start + 1]), balances[start + 2])
+            guard let account = LedgerAccount(kind: balances[start], owner: owner) else {
+                throw .damaged
+            }
+            ledger.begin(account, with: MicroUSD(amount))
+            if case .consumer = account { consumers[owner] = amount }
+        }
+        return consumers
     }
 
     /// What can be taken out of an account that was loaded; nil if it is not prepaid.
@@ -97,25 +120,28 @@ struct AccountBooks {
     /// Posts a task's charge, of which the consumer owes `owed`, 0…cost: less than all where its
     /// idempotency key is that of a task already charged. The rest, and what a prepaid consumer's
     /// lease and wallet do not cover, is the platform's loss.
+    ///
+    /// Gives false where nothing is posted and nobody pays: an account does not take its part
+    /// (`Settlement.admits`), or the record's amounts contradict each other, which a broker never
+    /// writes and a damaged record must not make money of.
     mutating func settle(
         _ record: EndedRecord, account: UInt64, owed: MicroUSD, atUs: UInt64
-    ) throws(StoreError) {
-        let cost = record.charge.consumerCost
-        // A broker cannot write such a record; a damaged one must not make money.
-        guard cost >= 0, record.charge.supplierEarning >= 0, record.charge.platformFee >= 0,
-            record.charge.isBalanced
-        else { return }
-        var cover = TaskCover(byConsumer: owed, byPlatform: 0)
-        if wallets[account] != nil {
-            cover = wallets[account]?.spend(owed, instance: record.task.instance) ?? cover
+    ) throws(StoreError) -> Bool {
+        guard record.charge.isPostable else {
+            return try ledger.postTask(record.task, nil, atUs: atUs)
         }
+        let cost = record.charge.consumerCost
+        var wallet = wallets[account]
+        var cover =
+            wallet?.spend(owed, instance: record.task.instance)
+            ?? TaskCover(byConsumer: owed, byPlatform: 0)
         cover.byPlatform = MicroUSD(cost.rawValue - cover.byConsumer.rawValue)
         let supplier = supplierAccounts[record.supplier] ?? 0
-        let postings = try ruled { () throws(LedgerError) in
-            try Settlement.task(
-                record.charge, cover: cover, consumer: account, supplier: supplier)
-        }
-        try ledger.post(.task(record.task), postings, atUs: atUs)
+        let postings = try? Settlement.task(
+            record.charge, cover: cover, consumer: account, supplier: supplier)
+        guard try ledger.postTask(record.task, postings, atUs: atUs) else { return false }
+        wallets[account] = wallet
+        return true
     }
 
     /// Does what a LEASE record asks; nothing if the account is not prepaid.
@@ -188,6 +214,13 @@ struct AccountBooks {
                 .integer(signed(lease.expiresAtMs)), .integer(lease.isDry ? 1 : 0),
                 .integer(isClosed ? 1 : 0),
             ])
+    }
+}
+
+extension TaskCharge {
+    /// No part is below 0, and they add up.
+    var isPostable: Bool {
+        consumerCost >= 0 && supplierEarning >= 0 && platformFee >= 0 && isBalanced
     }
 }
 

@@ -3,6 +3,9 @@ import SluiceRecordFormat
 import SluiceWire
 
 extension Store {
+    /// How many tasks of which nothing is posted `ledgerCheck` names.
+    package static let unpostedTasksNamed = 100
+
     /// All balances, by kind and account.
     package func balances() throws(StoreError) -> [LedgerBalance] {
         try read { (transaction) throws(StoreError) in
@@ -40,10 +43,12 @@ extension Store {
                 unsettled: try count(
                     """
                     SELECT (SELECT count(*) FROM early_end) + (SELECT count(*) FROM ended e
-                    LEFT JOIN ledger_entry l
-                        ON l.kind = 1 AND l.high = e.instance AND l.low = e.counter
+                    LEFT JOIN ledger_entry l ON l.kind IN (1, 6)
+                        AND l.high = e.instance AND l.low = e.counter
                     WHERE l.kind IS NULL AND (e.consumer_cost <> 0 OR e.supplier_earning <> 0))
                     """),
+                unposted: try count("SELECT count(*) FROM ledger_entry WHERE kind = 6"),
+                unpostedTasks: try transaction.unpostedTasks(last: Self.unpostedTasksNamed),
                 negativeBalances: try count(
                     """
                     SELECT count(*) FROM balance b WHERE b.amount < 0 AND (b.kind = 2
@@ -68,7 +73,7 @@ extension Store {
         }
     }
 
-    /// What a consumer's tasks cost that were accepted in `range` (wall clock, µs since 1970),
+    /// What a consumer's posted tasks cost that were accepted in `range` (wall clock, µs since 1970),
     /// oldest first, from their records alone.
     package func consumerStatement(
         _ account: UInt64, _ range: Range<UInt64>
@@ -97,7 +102,8 @@ extension Store {
                     ON e.instance = a.instance AND e.counter = a.counter AND e.day = a.day
                 LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
                 WHERE a.accepted_at_us >= $1 AND a.accepted_at_us < $2 AND \(condition)
-                    AND \(amount) <> 0
+                    AND \(amount) <> 0 AND NOT EXISTS (SELECT 1 FROM ledger_entry u
+                        WHERE u.kind = 6 AND u.high = e.instance AND u.low = e.counter)
                 ORDER BY a.accepted_at_us, e.instance, e.counter
                 """,
                 [
@@ -120,6 +126,20 @@ extension Store {
                 statement.total = MicroUSD(try checkedSum(statement.total.rawValue, amount))
             }
             return statement
+        }
+    }
+}
+
+extension StoreTransaction {
+    /// The newest tasks of which nothing is posted, newest first.
+    fileprivate func unpostedTasks(last count: Int) throws(StoreError) -> [TaskID] {
+        try query(
+            """
+            SELECT high, low FROM ledger_entry WHERE kind = 6
+            ORDER BY at_us DESC, high, low LIMIT $1
+            """, [.integer(Int64(count))]
+        ).map { (row) throws(StoreError) in
+            TaskID(instance: try row.unsigned(0), counter: try row.unsigned(1))
         }
     }
 }

@@ -45,6 +45,9 @@ enum EntryReference: Hashable, Sendable {
     case payoutPending(UInt64)
     case payoutPaid(UInt64)
     case payoutFailed(UInt64)
+    /// A task of which nothing is posted, because a balance or its own figures do not allow it. Has
+    /// no postings.
+    case unpostedTask(TaskID)
 
     /// The entry's key in the database.
     var key: (kind: Int64, high: Int64, low: Int64) {
@@ -54,6 +57,7 @@ enum EntryReference: Hashable, Sendable {
         case .payoutPending(let id): (3, 0, signed(id))
         case .payoutPaid(let id): (4, 0, signed(id))
         case .payoutFailed(let id): (5, 0, signed(id))
+        case .unpostedTask(let task): (6, signed(task.instance), signed(task.counter))
         }
     }
 }
@@ -147,13 +151,18 @@ package struct LedgerCheck: Equatable, Sendable {
     package var tasks: Int
     /// Ended tasks with money in them and no entry, and ends that wait for their task's start.
     package var unsettled: Int
+    /// Ended tasks with money in them of which nothing is posted for good: a balance or their own
+    /// figures did not allow it.
+    package var unposted: Int
+    /// The newest of them, at most `Store.unpostedTasksNamed`.
+    package var unpostedTasks: [TaskID]
     /// Prepaid consumers and suppliers below 0: none.
     package var negativeBalances: Int
     /// Balances that differ from the sum of their postings, entries whose postings do not sum to
     /// 0, and leases that give more than their wallet has: none.
     package var contradictions: Int
 
-    /// All is as it must be; unsettled tasks may be on their way.
+    /// All is as it must be; unsettled tasks may be on their way, and an unposted one moved nothing.
     package var isSound: Bool { sum == 0 && negativeBalances == 0 && contradictions == 0 }
 
     /// One JSON object in one line.
@@ -161,7 +170,8 @@ package struct LedgerCheck: Equatable, Sendable {
         """
         {"sumMicroUSD":\(sum.rawValue),"accounts":\(accounts),"postings":\(postings),\
         "tasks":\(tasks),"unsettled":\(unsettled),"negativeBalances":\(negativeBalances),\
-        "contradictions":\(contradictions)}
+        "contradictions":\(contradictions),"unposted":\(unposted),\
+        "unpostedTasks":[\(unpostedTasks.map { "\"\($0)\"" }.joined(separator: ","))]}
         """
     }
 }

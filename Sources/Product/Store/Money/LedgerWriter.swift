@@ -6,6 +6,36 @@ struct LedgerWriter {
     private var entries = IntegerRows(.ledgerEntry)
     private var postings = IntegerRows(.posting)
     private var deltas: [LedgerAccount: Int64] = [:]
+    /// As they were when the transaction began; 0 where there is none.
+    private var balances: [LedgerAccount: MicroUSD] = [:]
+
+    /// Notes the balance of an account that tasks' entries may concern.
+    mutating func begin(_ account: LedgerAccount, with balance: MicroUSD) {
+        balances[account] = balance
+    }
+
+    /// Posts a task's entry if every account of it takes its part; else notes that nothing is posted
+    /// for the task, and gives false. What a task says must never end the transaction: it would be
+    /// tried again for ever, and everybody's tasks with it.
+    mutating func postTask(
+        _ task: TaskID, _ parts: [Posting]?, atUs: UInt64
+    ) throws(StoreError) -> Bool {
+        guard let parts, parts.allSatisfy(admits) else {
+            try post(.unpostedTask(task), [], atUs: atUs)
+            return false
+        }
+        try post(.task(task), parts, atUs: atUs)
+        return true
+    }
+
+    /// An entry of a task names each account once.
+    private func admits(_ posting: Posting) -> Bool {
+        let change = MicroUSD(deltas[posting.account] ?? 0)
+        guard let balance = (balances[posting.account] ?? .zero).adding(change),
+            change.adding(posting.amount) != nil
+        else { return false }
+        return Settlement.admits(posting, at: balance)
+    }
 
     /// Notes an entry, whose postings sum to 0: anything else is our own fault.
     mutating func post(

@@ -13,6 +13,8 @@ package struct AppliedBatch: Equatable, Sendable {
     package var unreadable = 0
     /// ENDED whose ACCEPTED stands in a journal that was not applied yet; they wait for it.
     package var early = 0
+    /// Ended tasks of which nothing is posted, for good: the ledger does not take their amounts.
+    package var unposted = 0
     /// The brokers have something to learn: a `DirectorySync` is due.
     package var hasChanges = false
     /// What was settled, for `SettlementReport`.
@@ -520,8 +522,8 @@ struct RecordBatch {
         }
         guard !accounts.isEmpty else { return }
         try books.load(accounts, suppliers: suppliers, transaction)
-        // Of the batch's own, those whose turn is still to come; asked of repeats alone, which are
-        // rare.
+        // Of the batch's own, those whose turn is still to come or of which nothing was posted;
+        // asked of repeats alone, which are rare.
         let hasRepeats = open.values.contains { $0.isRepeat }
         var unsettled: Set<TaskID> = []
         if hasRepeats {
@@ -536,11 +538,14 @@ struct RecordBatch {
                     continue
                 }
                 let owed =
-                    entry.isRepeat
+                    entry.isRepeat && record.charge.isPostable
                     ? try owed(record, transaction, unsettled) : record.charge.consumerCost
-                try books.settle(
+                let isPosted = try books.settle(
                     record, account: entry.account, owed: owed,
                     atUs: entry.acceptedAtUs &+ record.durationUs)
+                guard !isPosted else { continue }
+                counts.unposted += 1
+                if hasRepeats { unsettled.insert(record.task) }
             case .lease(let instance, let lease):
                 books.apply(lease, instance: instance, nowMs: max(nowUs, lease.atUs) / 1_000)
             }
@@ -556,10 +561,13 @@ struct RecordBatch {
         let cost = record.charge.consumerCost
         let rows = try transaction.query(
             """
-            SELECT i.account, i.digest, i.instance, i.counter, e.consumer_cost
+            SELECT i.account, i.digest, i.instance, i.counter,
+                CASE WHEN u.kind IS NULL THEN e.consumer_cost ELSE 0 END
             FROM accepted a
             JOIN idempotency i ON i.account = a.account AND i.digest = a.idempotency_digest
             LEFT JOIN ended e ON e.instance = i.instance AND e.counter = i.counter
+            LEFT JOIN ledger_entry u
+                ON u.kind = 6 AND u.high = i.instance AND u.low = i.counter
             WHERE a.instance = $1 AND a.counter = $2
             """,
             [.integer(signed(record.task.instance)), .integer(signed(record.task.counter))])

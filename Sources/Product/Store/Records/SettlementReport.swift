@@ -34,6 +34,8 @@ package struct SettlementReport: Codable, Equatable, Sendable {
     package var recordsApplied: UInt64 = 0
     /// Second ACCEPTED or ENDED of a task: always 0 unless something is wrong.
     package var duplicates: UInt64 = 0
+    /// Ended tasks of which nothing is posted: the ledger does not take their amounts.
+    package var unposted: UInt64 = 0
     /// How long the oldest task of the last transaction had been over. Grows while the store
     /// takes nothing.
     package var lagUs: UInt64 = 0

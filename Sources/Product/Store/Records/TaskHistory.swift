@@ -59,6 +59,8 @@ package struct TaskHistory: Equatable, Sendable {
     package var feeBasisPoints: UInt32
     /// Empty where it cost nothing or is not settled.
     package var postings: [Posting]
+    /// The ledger does not take its amounts: nothing is posted for it, for good.
+    package var isUnposted: Bool
 
     /// What its usage costs by the fixed list, to compare with what was charged; nil without such
     /// a list or an end.
@@ -86,7 +88,8 @@ extension Store {
                 fixedPrices: ModelName(model).flatMap {
                     book.fixedPrices(of: $0, nowMs: dispatchedMs)
                 }, feeBasisPoints: book.feeBasisPoints(nowMs: dispatchedMs),
-                postings: try transaction.postings(of: task))
+                postings: try transaction.postings(of: task),
+                isUnposted: try transaction.isUnposted(task))
         }
     }
 }
@@ -166,6 +169,14 @@ extension StoreTransaction {
             """, [.integer(signed(identity))])
         guard let row = rows.first else { return nil }
         return party(try row.unsigned(0), label: try row.text(1))
+    }
+
+    fileprivate func isUnposted(_ task: TaskID) throws(StoreError) -> Bool {
+        let key = EntryReference.unpostedTask(task).key
+        let rows = try query(
+            "SELECT 1 FROM ledger_entry WHERE kind = $1 AND high = $2 AND low = $3",
+            [.integer(key.kind), .integer(key.high), .integer(key.low)])
+        return !rows.isEmpty
     }
 
     fileprivate func postings(of task: TaskID) throws(StoreError) -> [Posting] {

@@ -43,6 +43,8 @@ extension Store {
                 SELECT \(key.value), \(Self.sums(transaction.dialect))
                 FROM accepted a JOIN ended e
                     ON e.instance = a.instance AND e.counter = a.counter AND e.day = a.day
+                LEFT JOIN ledger_entry u
+                    ON u.kind = 6 AND u.high = e.instance AND u.low = e.counter
                 \(key.join)
                 WHERE a.accepted_at_us >= $1 AND a.accepted_at_us < $2
                     AND ($3 = 0 OR a.account = $4)
@@ -61,12 +63,17 @@ extension Store {
         }
     }
 
+    /// Nobody pays or earns what was not posted; and its sum may not fit.
+    private static func posted(_ amount: String) -> String {
+        "sum(CASE WHEN u.kind IS NULL THEN \(amount) ELSE 0 END)"
+    }
+
     /// PostgreSQL sums whole numbers into wider ones.
     private static func sums(_ dialect: SQLDialect) -> String {
         let sums = [
             "count(*)", "sum(CASE e.status WHEN 1 THEN 1 ELSE 0 END)", "sum(e.input_tokens)",
             "sum(e.cached_tokens)", "sum(e.output_tokens)", "sum(e.reasoning_tokens)",
-            "sum(e.consumer_cost)", "sum(e.supplier_earning)", "sum(e.platform_fee)",
+            posted("e.consumer_cost"), posted("e.supplier_earning"), posted("e.platform_fee"),
             "sum(CASE WHEN e.dispatches > 0 THEN e.queue_us ELSE 0 END)",
             "sum(CASE WHEN e.dispatches > 0 THEN 1 ELSE 0 END)",
             "sum(CASE WHEN e.ttft_us >= 0 THEN e.ttft_us ELSE 0 END)",
