@@ -83,6 +83,8 @@ package struct BrokerLimits: Sendable {
     /// not granted is no longer asked for when nobody has waited for it for so long.
     package static let leaseWithdrawUs: UInt64 = 1_000_000
     package static let leaseAskPauseUs: UInt64 = 5_000
+    /// An ask for a lease that has expired is repeated so long after the last one.
+    package static let leaseRepeatUs: UInt64 = 1_000_000
     /// What nobody needed for so long goes back to the wallet.
     package static let leaseIdleUs: UInt64 = 60_000_000
     /// Between two asks for an account's reserve.

@@ -190,24 +190,6 @@ import Testing
         #expect(rig.ended.last?.charge.consumerCost == 10)
     }
 
-    @Test("an offer that became too dear for what is held ends a task that waited for it")
-    func unaffordable() {
-        var rig = rig(slots: 0)
-        rig.lease(7, granted: 100)
-        let stream = rig.submit { terms, _ in terms.maxOutputTokens = 100 }
-        rig.supplier { $0.prices.output = 200_000_000 }
-        #expect(rig.ended.map(\.status) == [.budgetExhausted])
-        #expect(rig.ends[stream]?.cost == 0)
-        #expect(rig.openTasks == 0)
-        // All of it is free again.
-        rig.grant(0, slots: 1)
-        let capped = rig.submit { terms, filters in
-            terms.maxOutputTokens = 100
-            filters.outputCeiling = 1_000_000
-        }
-        #expect(rig.run(capped) != nil)
-    }
-
     @Test("what is recalled goes back as soon as it is free")
     func recall() {
         var rig = rig()

@@ -50,10 +50,19 @@ extension Key {
 struct AccountLease {
     /// Somebody whose hold did not fit.
     struct Waiter {
+        /// What the money is for, with what tells this wait from an earlier one of the task.
+        enum Purpose {
+            /// To be accepted.
+            case admission
+            /// To be matched with an offer that is dearer than what is held for.
+            case match(arrival: UInt64)
+            /// To go on answering.
+            case step(dispatchedUs: UInt64)
+        }
+
         let task: TaskIndex
         let stream: StreamRef
-        /// When it was dispatched, for an answer that needs more; nil for an admission.
-        let dispatchedUs: UInt64?
+        let purpose: Purpose
         let missing: MicroUSD
         let untilUs: UInt64
     }

@@ -1,3 +1,4 @@
+import SluiceRecordFormat
 import SluiceWire
 
 /// What a task asks of an offer, or what a set of tasks asks at the least: joined field by field
@@ -33,6 +34,14 @@ struct Demand {
         outputCeiling = filters.outputCeiling
         regions = RegionBits.wanted(filters.region)
         self.deadlineUs = deadlineUs
+    }
+
+    /// The same of offers at these prices at most, as the client pays them.
+    func limited(to prices: PriceList) -> Demand {
+        var limited = self
+        limited.inputCeiling = min(inputCeiling, UInt64(prices.dearest.input))
+        limited.outputCeiling = min(outputCeiling, UInt64(prices.dearest.output))
+        return limited
     }
 
     func joined(_ other: Demand) -> Demand {

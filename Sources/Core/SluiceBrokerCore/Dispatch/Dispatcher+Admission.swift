@@ -244,8 +244,8 @@ extension Dispatcher {
         guard let (offer, reason) = choose(task, nowUs: nowUs) else {
             return enqueue(task, isReturned: false)
         }
-        counters.matchedAtOnce += 1
         dispatch(task, to: offer, reason, nowUs: nowUs, out: &out)
+        if tasks[index].state == .running { counters.matchedAtOnce += 1 }
     }
 
     /// Input that is billed at most; 0 = no bound.

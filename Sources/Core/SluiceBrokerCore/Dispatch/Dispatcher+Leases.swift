@@ -41,8 +41,13 @@ extension Dispatcher {
             max(0, leases[lease].waiters.missing.rawValue - leases[lease].amounts.free.rawValue))
         let isMore = leases[lease].amounts.ask(
             missing: missing, recentCost: MicroUSD(Int64(clamping: recent)))
-        // An expired lease that has enough is asked for again as it is.
-        guard isMore || leases[lease].amounts.isExpired(nowMs: wallUs / 1_000) else { return }
+        // An expired lease that has enough is asked for again as it is, but not all the time: who
+        // waits may do so until its deadline.
+        let isLate = nowUs >= leases[lease].lastAskUs + BrokerLimits.leaseRepeatUs
+        guard
+            isMore
+                || (isFirst || isLate) && leases[lease].amounts.isExpired(nowMs: wallUs / 1_000)
+        else { return }
         leases[lease].lastAskUs = nowUs
         counters.leaseAsks += 1
         writeLease(lease, out: &out)

@@ -38,7 +38,7 @@ extension Dispatcher {
         }
         let preference = tasks[index].terms.preference
         var search = OfferSearch(
-            tasks[index].demand, preference, region: tasks[index].filters.region,
+            payable(task), preference, region: tasks[index].filters.region,
             excluded: tasks[index].excluded, nowUs: nowUs, coins: random.next())
         search.run(models[model].free, models[model].leaves.members, offers, &frontier)
         guard search.leaf >= 0 else { return nil }
@@ -66,6 +66,7 @@ extension Dispatcher {
     private mutating func affineOffer(_ task: TaskIndex, nowUs: UInt64) -> UInt32? {
         let index = Int(task)
         let model = tasks[index].model
+        let demand = payable(task)
         for position in 0..<Int(tasks[index].affinityKeys.count) {
             let tag = AffinityTable.tag(
                 account: tasks[index].account, model: model,
@@ -82,7 +83,7 @@ extension Dispatcher {
                 wanted == nil || wanted == offers[Int(offer)].region
             else { continue }
             let leaf = Int(offers[Int(offer)].leaf)
-            if models[Int(model)].free.leaf(leaf).mayServe(tasks[index].demand, nowUs: nowUs) {
+            if models[Int(model)].free.leaf(leaf).mayServe(demand, nowUs: nowUs) {
                 return offer
             }
         }
@@ -190,8 +191,10 @@ extension Dispatcher {
         out: inout DispatcherOutput
     ) {
         let index = Int(task)
-        guard holdAtDispatch(task, offer) else {
-            return endUnaffordable(task, nowUs: nowUs, out: &out)
+        switch holdAtDispatch(task, offer) {
+        case .held: break
+        case .waits: return waitQueued(task, for: offer, nowUs: nowUs, out: &out)
+        case .refused: return endUnaffordable(task, nowUs: nowUs, out: &out)
         }
         let supplier = Int(offers[Int(offer)].supplier)
         countLosses(task, winner: offer, reason, nowUs: nowUs)
@@ -233,7 +236,7 @@ extension Dispatcher {
     }
 
     /// Not one token can be paid at the price of the offer that was found.
-    private mutating func endUnaffordable(
+    mutating func endUnaffordable(
         _ task: TaskIndex, nowUs: UInt64, out: inout DispatcherOutput
     ) {
         if tasks[Int(task)].state == .admitted { enqueue(task, isReturned: false) }
@@ -289,12 +292,13 @@ extension Dispatcher {
         let model = Int(tasks[index].model)
         tasks[index].state = .queued
         arrivals += 1
+        tasks[index].arrival = arrivals
         let order = TaskOrder.ofTask(
             priority: tasks[index].terms.priority, deadlineUs: tasks[index].demand.deadlineUs,
             arrival: arrivals)
         tasks[index].place = models[model].queue.push(
             task, account: tasks[index].accountIndex, isReturned: isReturned,
-            TaskNode(tasks[index].demand, order))
+            TaskNode(payable(task), order))
         models[model].queuedTokens += tasks[index].estimatedTokens
         queuedTasks += 1
     }

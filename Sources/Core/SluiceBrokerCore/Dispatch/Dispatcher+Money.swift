@@ -23,8 +23,11 @@ extension Dispatcher {
         tasks[index].inputBound = Hold.inputBound(
             maxInputTokens: tasks[index].terms.maxInputTokens,
             bodyBytes: tasks[index].terms.bodyBytes)
-        tasks[index].holdPrices = holdPrices(task)
-        guard let (tokens, amount) = firstHold(task) else { return .refused(.insufficientFunds) }
+        let prices = holdPrices(task)
+        tasks[index].holdPrices = prices
+        guard let (tokens, amount) = firstHold(task, at: prices) else {
+            return .refused(.insufficientFunds)
+        }
         tasks[index].heldTokens = tokens
         // In order: nobody passes those that wait.
         if leases[lease].waiters.isEmpty, hold(amount, of: task) { return .held }
@@ -35,7 +38,7 @@ extension Dispatcher {
         wait(
             lease,
             AccountLease.Waiter(
-                task: task, stream: tasks[index].stream, dispatchedUs: nil, missing: amount,
+                task: task, stream: tasks[index].stream, purpose: .admission, missing: amount,
                 untilUs: nowUs + limits.leaseWaitMs * 1_000),
             nowUs: nowUs, out: &out)
         return .waits
@@ -56,16 +59,16 @@ extension Dispatcher {
         return PriceList(input: input, cached: input, output: output, reasoning: output)
     }
 
-    private func holdAmount(_ task: TaskIndex, tokens: UInt64) -> MicroUSD? {
+    func holdAmount(_ task: TaskIndex, tokens: UInt64, at prices: PriceList) -> MicroUSD? {
         Hold.amount(
             inputTokens: tasks[Int(task)].inputBound, outputTokens: UInt32(clamping: tokens),
-            prices: tasks[Int(task)].holdPrices, operation: tasks[Int(task)].terms.operation)
+            prices: prices, operation: tasks[Int(task)].terms.operation)
     }
 
-    /// The tokens of its first hold, as far as its budget goes, and what they cost; nil where not
-    /// even one can be paid.
-    private func firstHold(_ task: TaskIndex) -> (tokens: UInt64, MicroUSD)? {
-        affordable(task, upTo: firstOutputTokens(task), within: budget(task))
+    /// The tokens of its first hold at these prices, as far as its budget goes, and what they cost;
+    /// nil where not even one can be paid.
+    func firstHold(_ task: TaskIndex, at prices: PriceList) -> (tokens: UInt64, amount: MicroUSD)? {
+        affordable(task, upTo: firstOutputTokens(task), within: budget(task), at: prices)
     }
 
     private func firstOutputTokens(_ task: TaskIndex) -> UInt64 {
@@ -78,18 +81,22 @@ extension Dispatcher {
     /// As many tokens as `amount` pays for, at most `wanted`; nil for none. Of embeddings and
     /// images all or none.
     private func affordable(
-        _ task: TaskIndex, upTo wanted: UInt64, within amount: MicroUSD
-    ) -> (tokens: UInt64, MicroUSD)? {
+        _ task: TaskIndex, upTo wanted: UInt64, within amount: MicroUSD, at prices: PriceList
+    ) -> (tokens: UInt64, amount: MicroUSD)? {
         // Nearly always all of it.
-        if let whole = holdAmount(task, tokens: wanted), whole <= amount { return (wanted, whole) }
+        if let whole = holdAmount(task, tokens: wanted, at: prices), whole <= amount {
+            return (wanted, whole)
+        }
         let index = Int(task)
         guard !tasks[index].terms.operation.countsResults,
             let most = Hold.affordableOutput(
-                amount, inputTokens: tasks[index].inputBound, prices: tasks[index].holdPrices,
+                amount, inputTokens: tasks[index].inputBound, prices: prices,
                 operation: tasks[index].terms.operation)
         else { return nil }
         let tokens = min(wanted, UInt64(most))
-        guard tokens > 0, let cost = holdAmount(task, tokens: tokens) else { return nil }
+        guard tokens > 0, let cost = holdAmount(task, tokens: tokens, at: prices) else {
+            return nil
+        }
         return (tokens, cost)
     }
 
@@ -99,7 +106,7 @@ extension Dispatcher {
     }
 
     /// Makes the task's hold `amount` if its lease has that.
-    private mutating func hold(_ amount: MicroUSD, of task: TaskIndex) -> Bool {
+    mutating func hold(_ amount: MicroUSD, of task: TaskIndex) -> Bool {
         let index = Int(task)
         let lease = Int(accounts[Int(tasks[index].accountIndex)].lease)
         let held = tasks[index].hold
@@ -115,19 +122,37 @@ extension Dispatcher {
 
     // MARK: Dispatch
 
-    /// The prices of a task are known: holds for them, for as many tokens as can be. False where
-    /// not one can be paid.
-    mutating func holdAtDispatch(_ task: TaskIndex, _ offer: UInt32) -> Bool {
+    /// The prices of a task are known: holds for them, for as many tokens as can be. `refused` where
+    /// not one can be paid, whatever the lease gets.
+    mutating func holdAtDispatch(_ task: TaskIndex, _ offer: UInt32) -> HoldOutcome {
         let index = Int(task)
-        guard tasks[index].isPrepaid else { return true }
+        guard tasks[index].isPrepaid else { return .held }
         let lease = Int(accounts[Int(tasks[index].accountIndex)].lease)
-        tasks[index].holdPrices = offers[Int(offer)].prices.consumer
-        let usable = leases[lease].usable(nowMs: wallUs / 1_000)
-        let most = min(tasks[index].hold.adding(usable) ?? MicroUSD(.max), budget(task))
-        guard let (tokens, amount) = affordable(task, upTo: firstOutputTokens(task), within: most),
+        let prices = offers[Int(offer)].prices.consumer
+        // In order: what is free is for those that wait.
+        let isFirst = leases[lease].waiters.isEmpty || leases[lease].isDry
+        if hold(for: task, at: prices, usesFree: isFirst) { return .held }
+        return !leases[lease].isDry && firstHold(task, at: prices) != nil
+            ? .waits : .refused(.budgetExhausted)
+    }
+
+    /// Holds for as many tokens at these prices as what is held pays, and with `usesFree` what the
+    /// lease has. False, and nothing changes, where not one can be paid.
+    mutating func hold(
+        for task: TaskIndex, at prices: PriceList, usesFree: Bool
+    ) -> Bool {
+        let index = Int(task)
+        let lease = Int(accounts[Int(tasks[index].accountIndex)].lease)
+        let free = usesFree ? leases[lease].usable(nowMs: wallUs / 1_000) : .zero
+        let most = min(tasks[index].hold.adding(free) ?? MicroUSD(.max), budget(task))
+        guard
+            let (tokens, amount) = affordable(
+                task, upTo: firstOutputTokens(task), within: most, at: prices),
             hold(amount, of: task)
         else { return false }
+        tasks[index].holdPrices = prices
         tasks[index].heldTokens = tokens
+        tasks[index].unpaidPrices = nil
         return true
     }
 
@@ -148,7 +173,8 @@ extension Dispatcher {
     private func outputLimit(_ task: TaskIndex) -> UInt64 {
         let bound = Self.outputBound(tasks[Int(task)].terms)
         guard tasks[Int(task)].budget > .zero else { return bound }
-        return affordable(task, upTo: bound, within: budget(task))?.tokens ?? 0
+        return affordable(
+            task, upTo: bound, within: budget(task), at: tasks[Int(task)].holdPrices)?.tokens ?? 0
     }
 
     /// The answer nears what is held for.
@@ -164,7 +190,8 @@ extension Dispatcher {
             wait(
                 lease,
                 AccountLease.Waiter(
-                    task: task, stream: stream, dispatchedUs: tasks[index].dispatchedUs,
+                    task: task, stream: stream,
+                    purpose: .step(dispatchedUs: tasks[index].dispatchedUs),
                     missing: missingForStep(task), untilUs: .max),
                 nowUs: nowUs, out: &out)
         }
@@ -175,28 +202,31 @@ extension Dispatcher {
         let index = Int(task)
         let target = min(
             outputLimit(task), tasks[index].heldTokens + UInt64(Hold.stepTokens))
-        let amount = holdAmount(task, tokens: target) ?? MicroUSD(.max)
+        let amount =
+            holdAmount(task, tokens: target, at: tasks[index].holdPrices) ?? MicroUSD(.max)
         return MicroUSD(amount.rawValue - tasks[index].hold.rawValue)
     }
 
     /// Holds for the next step, or for what is left of the wallet. Nil where the lease must grow
     /// first.
-    private mutating func extend(_ task: TaskIndex) -> HeldTokens? {
+    mutating func extend(_ task: TaskIndex) -> HeldTokens? {
         let index = Int(task)
         let lease = Int(accounts[Int(tasks[index].accountIndex)].lease)
         let limit = outputLimit(task)
         let held = tasks[index].heldTokens
         guard held < limit else { return HeldTokens(count: held, isLast: true) }
         let target = min(limit, held + UInt64(Hold.stepTokens))
-        if let amount = holdAmount(task, tokens: target), hold(amount, of: task) {
+        let prices = tasks[index].holdPrices
+        if let amount = holdAmount(task, tokens: target, at: prices), hold(amount, of: task) {
             tasks[index].heldTokens = target
             return HeldTokens(count: target, isLast: target >= limit)
         }
         guard leases[lease].isDry else { return nil }
         let usable = leases[lease].usable(nowMs: wallUs / 1_000)
         let most = tasks[index].hold.adding(usable) ?? MicroUSD(.max)
-        guard let (tokens, amount) = affordable(task, upTo: target, within: most), tokens > held,
-            hold(amount, of: task)
+        guard
+            let (tokens, amount) = affordable(task, upTo: target, within: most, at: prices),
+            tokens > held, hold(amount, of: task)
         else { return HeldTokens(count: held, isLast: true) }
         tasks[index].heldTokens = tokens
         return HeldTokens(count: tokens, isLast: tokens >= limit)
@@ -226,89 +256,4 @@ extension Dispatcher {
         tasks[index].hold = .zero
         roomGrew(lease, nowUs: nowUs, out: &out)
     }
-
-    // MARK: Those that wait
-
-    /// The first in line get what they miss, as far as there is enough.
-    mutating func serveWaiters(_ lease: UInt32, nowUs: UInt64, out: inout DispatcherOutput) {
-        let index = Int(lease)
-        guard !leases[index].isServing else { return }
-        leases[index].isServing = true
-        while let waiter = leases[index].waiters.first {
-            guard isWaiting(waiter) else {
-                leases[index].waiters.removeFirst()
-                continue
-            }
-            if waiter.dispatchedUs != nil {
-                guard let held = extend(waiter.task) else { break }
-                leases[index].waiters.removeFirst()
-                out.messages.append(.held(waiter.stream, held))
-                continue
-            }
-            let isHeld = holdAmount(waiter.task, tokens: tasks[Int(waiter.task)].heldTokens)
-                .map { hold($0, of: waiter.task) }
-            if isHeld == true {
-                leases[index].waiters.removeFirst()
-                admitted(waiter.task, nowUs: nowUs, out: &out)
-            } else if leases[index].isDry {
-                leases[index].waiters.removeFirst()
-                counters.holdsRefused += 1
-                refuseAdmitted(
-                    waiter.task, .insufficientFunds, retryAfterMs: 0, nowUs: nowUs, out: &out)
-            } else {
-                break
-            }
-        }
-        leases[index].isServing = false
-    }
-
-    /// Its task is still there and in the state in which it began to wait.
-    private func isWaiting(_ waiter: AccountLease.Waiter) -> Bool {
-        guard isCurrent(waiter.task, waiter.stream) else { return false }
-        guard let dispatchedUs = waiter.dispatchedUs else {
-            return tasks[Int(waiter.task)].state == .admitted
-        }
-        return tasks[Int(waiter.task)].state == .running
-            && tasks[Int(waiter.task)].dispatchedUs == dispatchedUs
-    }
-
-    private mutating func wait(
-        _ lease: Int, _ waiter: AccountLease.Waiter, nowUs: UInt64, out: inout DispatcherOutput
-    ) {
-        counters.leaseWaits += 1
-        if !leases[lease].isListed { waitingLeases.append(UInt32(lease)) }
-        leases[lease].isListed = true
-        leases[lease].waiters.append(waiter)
-        ask(lease, nowUs: nowUs, out: &out)
-    }
-
-    /// Those who waited too long for their admission are refused; asks that were put off are made.
-    /// Called every few milliseconds while `isLeaseAwaited`.
-    package mutating func advanceLeases(
-        nowUs: UInt64, wallUs: UInt64, out: inout DispatcherOutput
-    ) {
-        self.wallUs = wallUs
-        var kept = 0
-        for position in waitingLeases.indices {
-            let lease = waitingLeases[position]
-            let index = Int(lease)
-            let late = leases[index].waiters.remove { $0.untilUs <= nowUs }
-            for waiter in late where isWaiting(waiter) {
-                counters.holdsRefused += 1
-                refuseAdmitted(
-                    waiter.task, .rateLimited, retryAfterMs: jittered(BrokerLimits.leaseRetryMs),
-                    nowUs: nowUs, out: &out)
-            }
-            serveWaiters(lease, nowUs: nowUs, out: &out)
-            leases[index].isListed = !leases[index].waiters.isEmpty
-            guard leases[index].isListed else { continue }
-            ask(index, nowUs: nowUs, out: &out)
-            waitingLeases[kept] = lease
-            kept += 1
-        }
-        waitingLeases.removeLast(waitingLeases.count - kept)
-    }
-
-    /// Somebody waits for an entry of the directory.
-    package var isLeaseAwaited: Bool { !waitingLeases.isEmpty }
 }

@@ -129,6 +129,14 @@ struct FairQueue {
         return Place(flow: index, leaf: leaf)
     }
 
+    /// A task asks for something else from now on; its turn stays.
+    mutating func change(_ place: Place, _ demand: Demand) {
+        let flow = Int(place.flow)
+        let order = flows[flow].tasks.leaf(Int(place.leaf)).order
+        flows[flow].tasks.set(Int(place.leaf), TaskNode(demand, order))
+        refresh(flow)
+    }
+
     /// Takes a task out that ended while it waited.
     mutating func remove(_ place: Place) {
         take(place)

@@ -164,6 +164,9 @@ struct DispatchTask {
     var hold = MicroUSD.zero
     var holdPrices = PriceList.free
     var heldTokens: UInt64 = 0
+    /// While it is queued and an offer was found that it could not pay: that offer's prices. Until its
+    /// account's lease has the money, only offers that it can pay see it.
+    var unpaidPrices: PriceList?
     /// Input that is billed at most.
     var inputBound: UInt32 = 0
     /// The most that it may cost; 0 = no bound of its own.
@@ -174,7 +177,8 @@ struct DispatchTask {
     var acceptedUs: UInt64 = 0
     /// What it is expected to take.
     var estimatedTokens: UInt64 = 0
-    /// Where it waits, while queued.
+    /// Where it waits, while queued, and its number among all that were ever queued.
+    var arrival: UInt64 = 0
     var place = FairQueue.Place(flow: 0, leaf: 0)
     /// The flow that was charged the estimate; `noIndex` = none.
     var chargedFlow = noIndex
@@ -230,8 +234,11 @@ package struct DispatchCounters: Equatable, Sendable {
     package var breakersOpened: UInt64 = 0
     /// Tasks refused because their account's lease or wallet had no room.
     package var holdsRefused: UInt64 = 0
-    /// Admissions and answers that waited for their account's lease.
+    /// Admissions, queued tasks and answers that waited for their account's lease.
     package var leaseWaits: UInt64 = 0
+    /// Those of them that were queued, and those of these that got what they waited for.
+    package var queuedLeaseWaits: UInt64 = 0
+    package var queuedLeaseGrants: UInt64 = 0
     /// Times that a lease was asked to grow.
     package var leaseAsks: UInt64 = 0
     /// Tasks refused by the limits of an account or key.

@@ -22,7 +22,8 @@ package enum ReachedBranches {
     /// Of `MoneySimulation`.
     package static let money = [
         "broker died", "end budgetExhausted", "end duplicate", "end insufficientFunds",
-        "end rateLimited", "holds refused", "lease waits", "sidecar died before its commit",
+        "end rateLimited", "holds refused", "lease waits", "queued lease grants",
+        "queued lease waits", "sidecar died before its commit",
         "sidecar died before the directory",
     ]
 

@@ -105,7 +105,8 @@ final class MoneyClient {
 final class MoneySupplier {
     let node: Int
     let secret: [UInt8]
-    let price: Int64
+    /// Of its next connection.
+    var price: Int64
     private var session: SupplierSession
     private var jobs: [(handle: StreamHandle, sent: Int, isWaiting: Bool)] = []
     private(set) var isWelcomed = false

@@ -33,6 +33,8 @@ package struct MoneySimulation: ~Copyable {
     private let market: [DirectoryEntry]
     private var model: WalletModel
     private var random: RandomStream
+    /// New prices, drawn apart so that the rest of a seed stays what it is.
+    private var prices: RandomStream
     private var nowUs: UInt64 = 1_000_000
     private var nextInstance: UInt64 = 1
     private var hash = RollingHash()
@@ -56,6 +58,7 @@ package struct MoneySimulation: ~Copyable {
     package init(seed: UInt64, sabotage: String? = nil) {
         self.seed = seed
         random = RandomStream(root: seed, name: "money")
+        prices = RandomStream(root: seed, name: "prices")
         crashes = random.chance(60)
         let nodeCount = random.pick(2...3)
         var clients: [MoneyClient] = []
@@ -165,6 +168,10 @@ package struct MoneySimulation: ~Copyable {
             if let connection = supplier.connection {
                 nodes[supplier.node].broker.disconnected(connection, nowUs: nowUs)
                 supplier.disconnected()
+                // It comes back dearer or cheaper: what is queued was admitted at other prices.
+                if prices.chance(70) {
+                    supplier.price = Int64(prices.pick([0, 100_000, 2_000_000, 40_000_000]))
+                }
             }
         case 85 where crashes:
             let node = random.pick(0...nodes.count - 1)
@@ -373,6 +380,8 @@ package struct MoneySimulation: ~Copyable {
             sometimes["lease waits", default: 0] += Int(counters.leaseWaits)
             sometimes["lease asks", default: 0] += Int(counters.leaseAsks)
             sometimes["holds refused", default: 0] += Int(counters.holdsRefused)
+            sometimes["queued lease waits", default: 0] += Int(counters.queuedLeaseWaits)
+            sometimes["queued lease grants", default: 0] += Int(counters.queuedLeaseGrants)
         }
         for account in accounts {
             guard let wallet = model.wallets[account] else { continue }
