@@ -23,12 +23,19 @@ extension SystemSuite {
 
         @Test func brokerAndBareRelayAreMeasuredInPairs() async throws {
             defer { try? FileManager.default.removeItem(at: folder) }
-            let result = try await bench([
-                "--workload", "W3", "--quick", "--against", "bare", "--pairs", "2",
-                "--seconds", "0.5", "--warm-up", "0.2",
-                "--json", folder.appendingPathComponent("w3.json").path,
-                "--hdr", folder.appendingPathComponent("hdr").path,
-            ])
+            // A disk that stalls for half a second fills the journal, and tasks are refused, as they
+            // should be: that run shows nothing, says so, and is made again.
+            var result: ProgramResult
+            var attempts = 0
+            repeat {
+                attempts += 1
+                result = try await bench([
+                    "--workload", "W3", "--quick", "--against", "bare", "--pairs", "2",
+                    "--seconds", "0.5", "--warm-up", "0.2",
+                    "--json", folder.appendingPathComponent("w3.json").path,
+                    "--hdr", folder.appendingPathComponent("hdr").path,
+                ])
+            } while "\(result.errors) \(result.text)".contains("badEnd") && attempts < 3
             #expect(result.status == 0, "\(result.errors) \(result.text)")
             let report = try json("w3.json")
             #expect(report["loop"] as? String == "closed")
