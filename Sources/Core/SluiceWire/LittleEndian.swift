@@ -143,21 +143,25 @@ package struct PayloadCursor {
 
     package init() {}
 
+    @inline(__always)
     package mutating func uint8(_ bytes: Span<UInt8>) throws(WireError) -> UInt8 {
         let start = try take(1, of: bytes)
         return bytes[start]
     }
 
+    @inline(__always)
     package mutating func uint16(_ bytes: Span<UInt8>) throws(WireError) -> UInt16 {
         let start = try take(2, of: bytes)
         return bytes.littleEndian16(at: start)
     }
 
+    @inline(__always)
     package mutating func uint32(_ bytes: Span<UInt8>) throws(WireError) -> UInt32 {
         let start = try take(4, of: bytes)
         return bytes.littleEndian32(at: start)
     }
 
+    @inline(__always)
     package mutating func uint64(_ bytes: Span<UInt8>) throws(WireError) -> UInt64 {
         let start = try take(8, of: bytes)
         return bytes.littleEndian64(at: start)
@@ -197,6 +201,7 @@ package struct PayloadCursor {
         guard offset == bytes.count else { throw .malformedPayload(.trailingBytes) }
     }
 
+    @inline(__always)
     private mutating func take(
         _ byteCount: Int, of bytes: Span<UInt8>
     ) throws(WireError) -> Int {
