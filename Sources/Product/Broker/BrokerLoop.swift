@@ -21,6 +21,7 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     var content: ContentStore
     /// Where the dispatcher is this thread's.
     var seat: DispatchSeat?
+    /// Known apart: to compare `seat` with nil moves all of it to the stack.
     private let hasSeat: Bool
     let links: ShardLinks
     let gauge: ThreadGauge

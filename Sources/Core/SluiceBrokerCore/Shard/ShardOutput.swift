@@ -60,7 +60,7 @@ package struct DeliveredTokens {
 
     init(slot: TaskIndex, _ sealed: SealedTokens) {
         self.slot = slot
-        // The table counts modulo 2^32.
+        // The table counts tokens modulo 2^32; the bytes are those of one turn.
         tokens = UInt32(truncatingIfNeeded: sealed.tokens)
         reasoningTokens = UInt32(truncatingIfNeeded: sealed.reasoningTokens)
         payloadBytes = UInt32(truncatingIfNeeded: sealed.payloadBytes)

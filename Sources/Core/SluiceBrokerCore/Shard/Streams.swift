@@ -127,8 +127,8 @@ package struct ClientStream {
         return staged
     }
 
-    /// Enters what left towards the client; answers how long after the tokens before these, nil
-    /// for none or the first. One call, so that the table is entered once.
+    /// Enters what left towards the client, and answers what else depends on it. One call, so that
+    /// the table is entered once.
     mutating func deliver(_ sealed: SealedTokens, atUs nowUs: UInt64) -> Delivery {
         deliveredTokens += sealed.tokens
         deliveredReasoningTokens += sealed.reasoningTokens
