@@ -24,14 +24,12 @@ static inline int sluice_ssl_only_tls13(SSL_CTX *context) {
         && SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION) == 1;
 }
 
-// Plaintext does not outlive its record: OpenSSL cleanses what was read. The record buffers stay
-// until `SSL_free_buffers`; to release them after every record would cost an allocation and two
-// passes over 17 KiB each.
 static inline void sluice_ssl_set_options(SSL_CTX *context) {
     SSL_CTX_set_options(
-        context, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION
-            | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
-    SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+        context, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION
+            | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    // Not one byte beyond the handshake: what follows it is not OpenSSL's.
+    SSL_CTX_set_read_ahead(context, 0);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 }
 
@@ -74,10 +72,6 @@ static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {
     return (int)SSL_set_tlsext_host_name(session, name);
 }
 
-static inline void sluice_ssl_set_message_argument(SSL *session, void *argument) {
-    SSL_set_msg_callback_arg(session, argument);
-}
-
 static inline void sluice_bio_retry_read(BIO *bio) {
     BIO_clear_retry_flags(bio);
     BIO_set_retry_read(bio);
@@ -86,8 +80,6 @@ static inline void sluice_bio_retry_read(BIO *bio) {
 static inline void sluice_bio_clear_retry(BIO *bio) { BIO_clear_retry_flags(bio); }
 
 static const int SLUICE_BIO_TYPE = BIO_TYPE_SOURCE_SINK;
-static const int SLUICE_MESSAGE_HANDSHAKE = SSL3_RT_HANDSHAKE;
-static const uint8_t SLUICE_MESSAGE_KEY_UPDATE = SSL3_MT_KEY_UPDATE;
 static const unsigned int SLUICE_EXTENSION_ALPN = TLSEXT_TYPE_application_layer_protocol_negotiation;
 
 static inline EVP_PKEY *sluice_new_p256_key(void) { return EVP_EC_gen("P-256"); }

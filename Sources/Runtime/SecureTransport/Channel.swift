@@ -39,14 +39,6 @@ struct Channel: ~Copyable {
     /// The code with which receiving ended, 0 for the end of the stream; -1 while it goes on.
     var endCode: Int32 = -1
 
-    /// The session keeps its record buffers; the sweep before which it was used last.
-    var keepsBuffers = false
-    var usedSweep: UInt64 = 0
-    /// Uses of the session so far, counted up to `usesToOpen`.
-    var uses: UInt8 = 0
-    /// The handshake, the first message and its answer.
-    static let usesToOpen: UInt8 = 3
-
     /// The turn in which `received` was last reported.
     var notedTurn: UInt64 = 0
     /// When draining or lingering gives up.

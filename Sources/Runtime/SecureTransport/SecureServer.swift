@@ -24,10 +24,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     var flushes: [UInt32] = []
     /// Channels that drain or linger.
     var leaving: [UInt32] = []
-    /// Channels whose sessions keep their record buffers.
-    var keeping: [ChannelID] = []
-    var keptSweep: UInt64 = 0
-    var keptSweepMs: UInt64 = 0
     /// Received buffers: their length and the next of the same channel.
     var bufferCounts: [Int32]
     var bufferLinks: [UInt16]
@@ -111,7 +107,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         let count = backend.wait(
             timeoutNs: timeoutNs, gatherUs: gatherUs, turnBytes: turnBytes)
         for index in 0..<count { handle(backend.completion(at: index)) }
-        if count == 0 || turn & 63 == 0 { sweepKept(nowMs: MonotonicClock.nowMs) }
         return events.count
     }
 
@@ -333,7 +328,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
                 unsafe channels[index].phase = .established
                 handshakingCount -= 1
                 tally.handshakes += 1
-                keepRecordBuffers(index)
                 events.append(.established(identity(index)))
                 if hasUnread(index) { note(index) }
                 return flushOutput(index)
@@ -350,7 +344,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
 
     /// SHA-256 of the certificate (DER) with which the client of an established channel has proved
     /// who it is, in the form of `sha256`; nil where it showed none of the context's client
-    /// authorities. Worked out at every call: asked for once a connection.
+    /// authorities.
     @specialized(where Backend == RingBackend)
     @specialized(where Backend == EpollBackend)
     package func peerCertificateDigest(
@@ -381,7 +375,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
                 rebasing: buffer.bindMemory(to: UInt8.self)[offset...])
         }
         let done = unsafe open(index, into: target)
-        keepRecordBuffers(index)
+        if unsafe channels[index].session?.keyUpdatesReceived ?? 0 > 0 { countKeyUpdates(index) }
         flushOutput(index)
         guard unsafe channels[index].phase == .established else {
             return ReadResult(plaintextBytes: done, mayHaveMore: false)
@@ -398,7 +392,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         guard let base = target.baseAddress else { return 0 }
         var done = 0
         while done < target.count {
-            // OpenSSL is not asked in vain: to find nothing costs it a record buffer.
             if unsafe channels[index].session?.hasInput == false, !feedNext(index) { return done }
             let progress = unsafe channels[index].session?.open(
                 into: base + done, capacity: target.count - done)
@@ -418,50 +411,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         return done
     }
 
-    // MARK: Record buffers
-
-    // A session needs two buffers of 17 KiB while it reads and seals. To allocate and wipe them
-    // for every record costs more than all else that a lone token costs, to keep them for good
-    // more than an idle connection may hold: they stay with those that were used lately.
-
-    /// The channel was used: its session keeps its buffers for a while, if not too many do, and
-    /// not before it was used more than every connection is. What thousands keep for a second
-    /// when they come at once, the allocator keeps for good.
-    mutating func keepRecordBuffers(_ index: Int) {
-        unsafe channels[index].usedSweep = keptSweep
-        guard unsafe !channels[index].keepsBuffers else { return }
-        let isOpening = unsafe channels[index].uses < Channel.usesToOpen
-        if isOpening { unsafe channels[index].uses += 1 }
-        guard !isOpening, keeping.count < limits.recordBuffersMax else {
-            unsafe channels[index].session?.releaseBuffers()
-            return
-        }
-        unsafe channels[index].keepsBuffers = true
-        keeping.append(identity(index))
-    }
-
-    /// Releases the buffers of channels that were not used since the sweep before.
-    mutating func sweepKept(nowMs: UInt64) {
-        guard nowMs >= keptSweepMs + limits.recordBuffersMs, !keeping.isEmpty else { return }
-        keptSweepMs = nowMs
-        var kept = 0
-        for position in keeping.indices {
-            let channel = keeping[position]
-            let index = Int(channel.index)
-            guard unsafe channels[index].generation == channel.generation else { continue }
-            countKeyUpdates(index)
-            if unsafe channels[index].usedSweep < keptSweep {
-                unsafe channels[index].session?.releaseBuffers()
-                unsafe channels[index].keepsBuffers = false
-            } else {
-                keeping[kept] = channel
-                kept += 1
-            }
-        }
-        keeping.removeSubrange(kept...)
-        keptSweep += 1
-    }
-
     // MARK: Sending
 
     /// Encrypts `plaintext`, 1...16,384 bytes, as one record behind what is sealed already.
@@ -478,7 +427,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             fail(index, .protocolViolation, orElse: .protocolViolation)
             return false
         }
-        keepRecordBuffers(index)
         return true
     }
 

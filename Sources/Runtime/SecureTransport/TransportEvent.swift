@@ -80,10 +80,6 @@ package struct TransportLimits: Sendable {
     package var alertMs: UInt64 = 1_000
     /// Pause after descriptors ran out, milliseconds.
     package var acceptPauseMs: UInt64 = 100
-    /// Channels that may keep their record buffers, 34 KiB each, until they were not used for one
-    /// to two times `recordBuffersMs`.
-    package var recordBuffersMax = 1_024
-    package var recordBuffersMs: UInt64 = 500
     /// Report accepted connections by `accepted` instead of serving them.
     package var handsOverAccepted = false
 
@@ -109,8 +105,8 @@ package struct TransportCounters: Sendable {
     package var acceptPauses: UInt64 = 0
     /// Channels cut for too many KeyUpdates.
     package var keyUpdatesRefused: UInt64 = 0
-    /// KeyUpdates of all channels: of those that keep their record buffers counted every
-    /// `recordBuffersMs`, of others with their end.
+    /// KeyUpdates of all channels; those sent are counted with the next one received, or with the
+    /// channel's end.
     package var keyUpdatesReceived: UInt64 = 0
     package var keyUpdatesSent: UInt64 = 0
     /// Ciphertext.

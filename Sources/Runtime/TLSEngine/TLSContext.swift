@@ -19,7 +19,7 @@ package enum CipherSuites: String, Sendable {
 
 /// What sessions share: role, certificate, trust and the rules of this protocol (TLS 1.3 only,
 /// ALPN `sluice/1`, X25519 and P-256, AES-128-GCM first, no tickets, no resumption, no early
-/// data, plaintext cleansed by OpenSSL and its heap wiped on free).
+/// data, OpenSSL's heap wiped on free).
 ///
 /// Immutable once built, so any thread may start sessions from it; a session keeps what it needs
 /// alive. A new certificate is a new context.
@@ -54,7 +54,7 @@ package final class TLSContext: @unchecked Sendable {
             ERR_clear_error()
             throw .library
         }
-        unsafe SSL_CTX_set_msg_callback(context, countKeyUpdates)
+        unsafe SSL_CTX_set_keylog_callback(context, keepTrafficSecret)
     }
 
     deinit {

@@ -3,6 +3,7 @@ import Testing
 
 import LinuxIO
 import SecureTransport
+import TLSEngine
 
 /// OpenSSL's own client against the server: nothing here is judged by our own client alone.
 @Suite(.serialized) struct OtherClientTests {
@@ -42,9 +43,42 @@ import SecureTransport
         }
     }
 
-    /// What `openssl s_client` prints.
-    private func client(_ port: UInt16, _ options: String) -> String {
-        let command = "openssl s_client -connect 127.0.0.1:\(port) \(options) </dev/null 2>&1"
+    /// Data before and after KeyUpdates that OpenSSL begins ("K": the server shall follow), under each
+    /// suite; the server changes its keys by itself as well.
+    @Test(arguments: backends) func dataAndKeyUpdatesPassUnderEverySuite(
+        _ kind: BackendKind
+    ) throws {
+        let suites = [
+            "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256",
+        ]
+        var tls = TLSLimits()
+        tls.recordsPerKey = 3
+        let log = try withServer(kind, tls: tls) { port, log in
+            for (place, suite) in suites.enumerated() {
+                let words = ["one", "K", "two", "k", "three", "K", "four", "five"]
+                let output = client(
+                    port, "-tls1_3 -alpn sluice/1 -ciphersuites \(suite)", typing: words)
+                #expect(output.contains("Cipher is \(suite)"))
+                // Echoed; alone in their lines, unlike anything that the client says.
+                for word in words where word.count > 1 {
+                    #expect(output.contains("\n\(word)\n"), "\(word) under \(suite)")
+                }
+                #expect(
+                    log.reaches(events: place + 1) {
+                        if case .closed = $0 { true } else { false }
+                    })
+            }
+        }
+        #expect(log.closeReasons.allSatisfy { $0 == .closedByPeer })
+        #expect(log.counters.keyUpdatesReceived >= 9)
+        #expect(log.counters.keyUpdatesSent >= 6)
+    }
+
+    /// What `openssl s_client` prints, which gets each of the lines by itself.
+    private func client(_ port: UInt16, _ options: String, typing lines: [String] = []) -> String {
+        let typed = lines.map { "sleep 0.1; echo \($0); " }.joined()
+        let command =
+            "(\(typed)sleep 0.2) | openssl s_client -connect 127.0.0.1:\(port) \(options) 2>&1"
         guard let pipe = popen(command, "r") else { return "" }
         defer { pclose(pipe) }
         var text = ""

@@ -121,9 +121,9 @@ let backends: [BackendKind] = [.ring, .epoll]
         }
         #expect(log.closeReasons == [.tooManyKeyUpdates])
         #expect(log.counters.keyUpdatesRefused == 1)
-        // The allowance, and the one too many; each but that one was answered as it asked.
+        // The allowance, and the one too many; one answer, before data, is for all that asked.
         #expect(log.counters.keyUpdatesReceived > 30)
-        #expect((1...log.counters.keyUpdatesReceived).contains(log.counters.keyUpdatesSent))
+        #expect(log.counters.keyUpdatesSent < log.counters.keyUpdatesReceived)
     }
 
     @Test(arguments: backends) func keysAreChangedByThisSide(_ kind: BackendKind) throws {
