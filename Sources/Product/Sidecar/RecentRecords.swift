@@ -4,8 +4,8 @@ package import SluiceRecordFormat
 /// up, it does not read back from the segments what this process has just written there. It is
 /// bounded, and whatever it does not hold stands in the segments.
 package struct RecentRecords: Sendable {
-    /// Records that it holds at most: 2 MiB.
-    package static let recordsMax = 16_384
+    /// Records that it holds at most, two full passes: 8 MiB.
+    package static let recordsMax = 65_536
 
     private struct Block: Sendable {
         var start: SegmentPosition
