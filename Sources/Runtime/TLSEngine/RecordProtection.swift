@@ -122,12 +122,10 @@ package struct RecordProtection: ~Copyable {
         unsafe target[4] = UInt8(truncatingIfNeeded: bodyBytes)
         let body = unsafe target + Self.headerBytes
         var written: Int32 = 0
-        var type = type
         let isDone =
             unsafe EVP_EncryptInit_ex(context, nil, nil, nil, nextNonce()) == 1
             && EVP_EncryptUpdate(context, nil, &written, target, Int32(Self.headerBytes)) == 1
-            && EVP_EncryptUpdate(context, body, &written, content, Int32(count)) == 1
-            && EVP_EncryptUpdate(context, body + count, &written, &type, 1) == 1
+            && encrypt(content, count, type, into: body)
             && EVP_EncryptFinal_ex(context, body + count + 1, &written) == 1
             && EVP_CIPHER_CTX_ctrl(
                 context, EVP_CTRL_AEAD_GET_TAG, Int32(RecordSuite.tagBytes),
@@ -135,6 +133,25 @@ package struct RecordProtection: ~Copyable {
         if !isDone { ERR_clear_error() }
         return isDone
     }
+
+    /// Content and, behind it, its type. A call costs as much as copying some hundred bytes, so short
+    /// content is copied and encrypted in place with its type.
+    @unsafe
+    private func encrypt(
+        _ content: UnsafePointer<UInt8>, _ count: Int, _ type: UInt8,
+        into body: UnsafeMutablePointer<UInt8>
+    ) -> Bool {
+        var written: Int32 = 0
+        unsafe body[count] = type
+        guard count > Self.copiedBytesMax else {
+            unsafe body.update(from: content, count: count)
+            return unsafe EVP_EncryptUpdate(context, body, &written, body, Int32(count + 1)) == 1
+        }
+        return unsafe EVP_EncryptUpdate(context, body, &written, content, Int32(count)) == 1
+            && EVP_EncryptUpdate(context, body + count, &written, body + count, 1) == 1
+    }
+
+    private static let copiedBytesMax = 512
 
     /// Decrypts a record whose body, tag included, has `bodyBytes`: the first `firstBytes` of what
     /// it holds into `target`, the others into `rest`. False for a forged one; what was written is

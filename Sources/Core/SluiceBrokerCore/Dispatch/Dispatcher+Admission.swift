@@ -249,7 +249,7 @@ extension Dispatcher {
     }
 
     /// Input that is billed at most; 0 = no bound.
-    func inputBound(_ task: TaskIndex) -> UInt32 {
+    mutating func inputBound(_ task: TaskIndex) -> UInt32 {
         tasks[Int(task)].isPrepaid
             ? tasks[Int(task)].inputBound : tasks[Int(task)].terms.maxInputTokens
     }

@@ -31,7 +31,8 @@ extension Dispatcher {
     }
 
     /// How the supplier did, as far as the end of its task tells.
-    func outcome(_ task: TaskIndex, _ report: TaskReport, nowUs: UInt64) -> SupplierOutcome {
+    mutating func outcome(_ task: TaskIndex, _ report: TaskReport, nowUs: UInt64) -> SupplierOutcome
+    {
         if report.isUnanswered { return .failure }
         switch report.status {
         case .completed: return .success
@@ -49,14 +50,14 @@ extension Dispatcher {
     }
 
     /// The task ran for far longer than a first token takes at this model.
-    private func isOverdue(_ task: TaskIndex, nowUs: UInt64) -> Bool {
+    private mutating func isOverdue(_ task: TaskIndex, nowUs: UInt64) -> Bool {
         let usualUs = models[Int(tasks[Int(task)].model)].speed.firstTokenUs
         let mostUs = max(limits.firstTokenMs * 1_000, 4 * usualUs)
         return nowUs - tasks[Int(task)].dispatchedUs >= mostUs
     }
 
     /// The offer that ran the task still stands for the same supplier and model.
-    private func isStillThere(_ task: TaskIndex) -> Bool {
+    private mutating func isStillThere(_ task: TaskIndex) -> Bool {
         let offer = tasks[Int(task)].offer
         return offer != noIndex && offers[Int(offer)].isPresent
             && offers[Int(offer)].model == tasks[Int(task)].model

@@ -111,7 +111,7 @@ extension Dispatcher {
     /// forwarded and, for a prepaid task, held for, nor above the embeddings or images that were
     /// asked for; input only after the first output or a normal
     /// end.
-    private func billedUsage(_ report: TaskReport) -> Usage {
+    private mutating func billedUsage(_ report: TaskReport) -> Usage {
         let index = Int(report.task)
         let maxInputTokens = inputBound(report.task)
         var output = min(report.deliveredTokens, report.deliveredPayloadBytes)

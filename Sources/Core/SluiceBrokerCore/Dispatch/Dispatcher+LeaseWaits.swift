@@ -50,7 +50,7 @@ extension Dispatcher {
 
     /// What a task asks of an offer that may have it now: its demand, and while it waits for its
     /// account's lease at no higher prices than those that are held for.
-    func payable(_ task: TaskIndex) -> Demand {
+    mutating func payable(_ task: TaskIndex) -> Demand {
         let index = Int(task)
         return tasks[index].unpaidPrices == nil
             ? tasks[index].demand : tasks[index].demand.limited(to: tasks[index].holdPrices)
@@ -121,7 +121,7 @@ extension Dispatcher {
         return true
     }
 
-    private func hasFree(_ amount: MicroUSD, _ lease: Int) -> Bool {
+    private mutating func hasFree(_ amount: MicroUSD, _ lease: Int) -> Bool {
         leases[lease].usable(nowMs: wallUs / 1_000) >= amount
     }
 
@@ -136,7 +136,7 @@ extension Dispatcher {
     }
 
     /// Its task is still there and in the state in which it began to wait.
-    private func isWaiting(_ waiter: AccountLease.Waiter) -> Bool {
+    private mutating func isWaiting(_ waiter: AccountLease.Waiter) -> Bool {
         guard isCurrent(waiter.task, waiter.stream) else { return false }
         let index = Int(waiter.task)
         switch waiter.purpose {

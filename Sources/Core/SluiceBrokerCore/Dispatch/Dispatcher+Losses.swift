@@ -8,7 +8,9 @@ extension Dispatcher {
     package func lostMatches(
         _ connection: ConnectionRef, _ offer: OfferID, _ reason: LossReason
     ) -> UInt64? {
-        guard let supplier = peer(connection)?.supplier, supplier != noIndex else { return nil }
+        guard let supplier = Self.peer(connection, in: peers)?.supplier, supplier != noIndex else {
+            return nil
+        }
         let found = suppliers[Int(supplier)].offers.first {
             offers[Int($0)].id == offer
         }

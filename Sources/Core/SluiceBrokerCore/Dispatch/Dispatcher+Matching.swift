@@ -57,7 +57,7 @@ extension Dispatcher {
         return (offer, winReason(WinReason(preference), offer))
     }
 
-    private func winReason(_ reason: WinReason, _ offer: UInt32) -> WinReason {
+    private mutating func winReason(_ reason: WinReason, _ offer: UInt32) -> WinReason {
         let identity = suppliers[Int(offers[Int(offer)].supplier)].identity
         return identities[Int(identity)].breaker.state == .halfOpen ? .probe : reason
     }
@@ -170,7 +170,7 @@ extension Dispatcher {
     }
 
     /// Predicted first token = what was seen lately, and as much again as slots are in use.
-    private func worth(_ offer: UInt32) -> OfferNode {
+    private mutating func worth(_ offer: UInt32) -> OfferNode {
         let index = Int(offer)
         let load = min(offers[index].inUse, 1 << 20) * 16 / min(offers[index].granted, 1 << 20)
         let seenUs = offers[index].speed.firstTokenUs
@@ -316,7 +316,7 @@ extension Dispatcher {
 
     /// What a task is likely to need: the prompt as told or at four bytes a token, and an answer
     /// as long as they are here, but no longer than the task allows.
-    func estimatedTokens(_ terms: TaskTerms, model: UInt32) -> UInt64 {
+    mutating func estimatedTokens(_ terms: TaskTerms, model: UInt32) -> UInt64 {
         let told = terms.maxInputTokens == 0 ? UInt32.max : terms.maxInputTokens
         let most = terms.maxOutputTokens == 0 ? UInt32.max : terms.maxOutputTokens
         return min(UInt64(told), UInt64(terms.bodyBytes) / 4 + 1)

@@ -59,7 +59,7 @@ extension Dispatcher {
         return PriceList(input: input, cached: input, output: output, reasoning: output)
     }
 
-    func holdAmount(_ task: TaskIndex, tokens: UInt64, at prices: PriceList) -> MicroUSD? {
+    mutating func holdAmount(_ task: TaskIndex, tokens: UInt64, at prices: PriceList) -> MicroUSD? {
         Hold.amount(
             inputTokens: tasks[Int(task)].inputBound, outputTokens: UInt32(clamping: tokens),
             prices: prices, operation: tasks[Int(task)].terms.operation)
@@ -67,11 +67,13 @@ extension Dispatcher {
 
     /// The tokens of its first hold at these prices, as far as its budget goes, and what they cost;
     /// nil where not even one can be paid.
-    func firstHold(_ task: TaskIndex, at prices: PriceList) -> (tokens: UInt64, amount: MicroUSD)? {
+    mutating func firstHold(
+        _ task: TaskIndex, at prices: PriceList
+    ) -> (tokens: UInt64, amount: MicroUSD)? {
         affordable(task, upTo: firstOutputTokens(task), within: budget(task), at: prices)
     }
 
-    private func firstOutputTokens(_ task: TaskIndex) -> UInt64 {
+    private mutating func firstOutputTokens(_ task: TaskIndex) -> UInt64 {
         let terms = tasks[Int(task)].terms
         return UInt64(
             Hold.firstOutputTokens(
@@ -80,7 +82,7 @@ extension Dispatcher {
 
     /// As many tokens as `amount` pays for, at most `wanted`; nil for none. Of embeddings and
     /// images all or none.
-    private func affordable(
+    private mutating func affordable(
         _ task: TaskIndex, upTo wanted: UInt64, within amount: MicroUSD, at prices: PriceList
     ) -> (tokens: UInt64, amount: MicroUSD)? {
         // Nearly always all of it.
@@ -100,7 +102,7 @@ extension Dispatcher {
         return (tokens, cost)
     }
 
-    private func budget(_ task: TaskIndex) -> MicroUSD {
+    private mutating func budget(_ task: TaskIndex) -> MicroUSD {
         let budget = tasks[Int(task)].budget
         return budget > .zero ? budget : MicroUSD(.max)
     }
@@ -158,7 +160,7 @@ extension Dispatcher {
 
     /// What the client's shard is told of the hold. Embeddings and images that nobody asked for
     /// are not forwarded, prepaid or not.
-    func heldTokens(_ task: TaskIndex) -> HeldTokens {
+    mutating func heldTokens(_ task: TaskIndex) -> HeldTokens {
         let index = Int(task)
         let terms = tasks[index].terms
         guard tasks[index].isPrepaid else {
@@ -170,7 +172,7 @@ extension Dispatcher {
     }
 
     /// Output that the task may have in the end: as much as it asks and its budget pays.
-    private func outputLimit(_ task: TaskIndex) -> UInt64 {
+    private mutating func outputLimit(_ task: TaskIndex) -> UInt64 {
         let bound = Self.outputBound(tasks[Int(task)].terms)
         guard tasks[Int(task)].budget > .zero else { return bound }
         return affordable(
@@ -198,7 +200,7 @@ extension Dispatcher {
     }
 
     /// What the next step costs beyond what is held.
-    private func missingForStep(_ task: TaskIndex) -> MicroUSD {
+    private mutating func missingForStep(_ task: TaskIndex) -> MicroUSD {
         let index = Int(task)
         let target = min(
             outputLimit(task), tasks[index].heldTokens + UInt64(Hold.stepTokens))

@@ -82,7 +82,9 @@ extension Dispatcher {
 
     /// Room for one more record beyond what open tasks have reserved.
     var hasJournalRoom: Bool {
-        JournalReserve.admits(
-            freeRecords: journalFreeRecords, openTasks: openTasks, openTasksMax: openTasksMax)
+        mutating get {
+            JournalReserve.admits(
+                freeRecords: journalFreeRecords, openTasks: openTasks, openTasksMax: openTasksMax)
+        }
     }
 }

@@ -7,6 +7,9 @@ import SluiceWire
 ///
 /// Pure: requests in, messages and journal writes out, `now` an argument. Owned by one thread.
 /// Tokens never pass through it.
+///
+/// Methods on a task's way that only look are `mutating` too: for others the compiler moves the
+/// whole struct, which cannot be copied, to the stack and back.
 package struct Dispatcher: ~Copyable {
     package let limits: BrokerLimits
     package let instance: UInt64
@@ -258,7 +261,9 @@ package struct Dispatcher: ~Copyable {
         idleSuppliers.append(peer.supplier)
     }
 
-    func peer(_ connection: ConnectionRef) -> Peer? {
+    mutating func peer(_ connection: ConnectionRef) -> Peer? { Self.peer(connection, in: peers) }
+
+    static func peer(_ connection: ConnectionRef, in peers: [[Peer]]) -> Peer? {
         let shard = Int(connection.shard)
         guard shard < peers.count, Int(connection.index) < peers[shard].count else { return nil }
         let peer = peers[shard][Int(connection.index)]
@@ -274,7 +279,7 @@ package struct Dispatcher: ~Copyable {
     }
 
     /// The task of this index is still the one that this stream submitted.
-    func isCurrent(_ task: TaskIndex, _ stream: StreamRef) -> Bool {
+    mutating func isCurrent(_ task: TaskIndex, _ stream: StreamRef) -> Bool {
         Int(task) < tasks.count && tasks[Int(task)].stream == stream
             && tasks[Int(task)].state != .idle && tasks[Int(task)].state != .ended
     }
