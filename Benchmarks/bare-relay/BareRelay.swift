@@ -38,6 +38,7 @@ struct BareRelay {
         let port = listener.port
         var limits = TransportLimits()
         limits.channelsMax = 16_384
+        limits.sendsEndWaits = false
         var loop = try RelayLoop(
             transport: SecureServer<Backend>(context: context, listener: listener, limits: limits),
             channelsMax: limits.channelsMax)
@@ -99,7 +100,10 @@ struct RelayLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
             peer.pointee.isTouched = false
             guard let channel = peer.pointee.channel else { continue }
             while peer.pointee.output.waitingBytes > 0 {
-                guard transport.seal(channel, peer.pointee.output.record) else { break }
+                guard transport.seal(channel, peer.pointee.output.record) else {
+                    transport.awaitSend(channel)
+                    break
+                }
                 peer.pointee.output.sealedRecord()
             }
             transport.flush(channel)

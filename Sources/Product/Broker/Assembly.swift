@@ -94,6 +94,7 @@ struct Assembly {
         var limits = TransportLimits()
         limits.channelsMax = configuration.limits.connections
         limits.handsOverAccepted = configuration.shards > 1
+        limits.sendsEndWaits = false
         return limits
     }
 }

@@ -34,6 +34,7 @@ extension BrokerLoop where Backend: ~Copyable {
         while true {
             guard transport.sealBudgetBytes(channel) >= ContentStore.outgoingBytes else {
                 shard.sendBlocked(channel.index, nowUs: nowUs)
+                transport.awaitSend(channel)
                 break
             }
             let used = fillRecord(channel)

@@ -29,6 +29,8 @@ struct Channel: ~Copyable {
     var wantsFlush = false
     /// In the server's list of channels to flush.
     var isListed = false
+    /// Somebody waits for the end of the send in flight.
+    var isSendAwaited = false
 
     /// Received buffers in order, linked by the server; the first is lent to the session.
     var firstBuffer = UInt16.max

@@ -22,6 +22,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     var freeIndexes: [UInt32]
     /// Channels with something to send at the next turn.
     var flushes: [UInt32] = []
+    /// Events of this wait that need not have ended it.
+    private var unaskedSends = 0
     /// Channels that drain or linger.
     var leaving: [UInt32] = []
     /// Received buffers: their length and the next of the same channel.
@@ -103,11 +105,28 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             checkDeadlines(nowMs: MonotonicClock.nowMs)
             if timeoutNs < 0 || timeoutNs > 50_000_000 { timeoutNs = 50_000_000 }
         }
+        unaskedSends = 0
+        var count = waitOnce(timeoutNs: timeoutNs, gatherUs: gatherUs)
+        // A lone token's send is done at once: to wake for that would cost as much as the token.
+        var deadlineNs = UInt64.max
+        while count > 0, timeoutNs != 0, unaskedSends > 0, unaskedSends == events.count,
+            flushes.isEmpty
+        {
+            let nowNs = MonotonicClock.nowNs
+            if deadlineNs == .max, timeoutNs > 0 { deadlineNs = nowNs + UInt64(timeoutNs) }
+            guard nowNs < deadlineNs else { break }
+            let leftNs = timeoutNs < 0 ? -1 : Int64(deadlineNs - nowNs)
+            count = waitOnce(timeoutNs: leftNs, gatherUs: gatherUs)
+        }
+        return events.count
+    }
+
+    private mutating func waitOnce(timeoutNs: Int64, gatherUs: Int) -> Int {
         let turnBytes = max(limits.turnBytesMin, limits.turnBytesPerChannel * channelCount)
         let count = backend.wait(
             timeoutNs: timeoutNs, gatherUs: gatherUs, turnBytes: turnBytes)
         for index in 0..<count { handle(backend.completion(at: index)) }
-        return events.count
+        return count
     }
 
     /// An event of the last `wait`, 0..<its answer.
@@ -497,12 +516,27 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         unsafe channels[index].sending = nil
         guard !isClosing else { return }
         if code != 0 { return shut(index, .connectionLost) }
-        if unsafe channels[index].phase == .established { events.append(.sent(identity(index))) }
+        if unsafe channels[index].phase == .established { tellSent(index) }
         if unsafe channels[index].wantsFlush {
             startSend(index)
         } else {
             finishIfDrained(index)
         }
+    }
+
+    private mutating func tellSent(_ index: Int) {
+        events.append(.sent(identity(index)))
+        if !limits.sendsEndWaits, unsafe !channels[index].isSendAwaited { unaskedSends += 1 }
+        unsafe channels[index].isSendAwaited = false
+    }
+
+    /// The end of the channel's send in flight, or of the next one, shall end a wait: for those who
+    /// have more to say than may be sealed now.
+    @specialized(where Backend == RingBackend)
+    @specialized(where Backend == EpollBackend)
+    package mutating func awaitSend(_ channel: ChannelID) {
+        guard let index = find(channel) else { return }
+        unsafe channels[index].isSendAwaited = true
     }
 
     /// Sends what a short send left over; false when nothing is.

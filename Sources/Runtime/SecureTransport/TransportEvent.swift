@@ -80,6 +80,9 @@ package struct TransportLimits: Sendable {
     package var alertMs: UInt64 = 1_000
     /// Pause after descriptors ran out, milliseconds.
     package var acceptPauseMs: UInt64 = 100
+    /// A send that is done ends a wait. Where it does not, only one that was asked for by
+    /// `awaitSend` does; the others are told with whatever ends the wait.
+    package var sendsEndWaits = true
     /// Report accepted connections by `accepted` instead of serving them.
     package var handsOverAccepted = false
 

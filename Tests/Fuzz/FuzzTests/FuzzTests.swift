@@ -10,6 +10,7 @@ import Testing
         ("frame", FrameFuzz.run), ("control", ControlFuzz.run), ("core", CoreFuzz.run),
         ("ring", RingFuzz.run), ("directory", DirectoryFuzz.run), ("sse", EventStreamFuzz.run),
         ("json", JSONFuzz.run), ("configuration", ConfigurationFuzz.run),
+        ("records", RecordFuzz.run),
     ]
 
     private static let inputs = URL(filePath: #filePath)

@@ -126,6 +126,43 @@ let backends: [BackendKind] = [.ring, .epoll]
         #expect(log.counters.keyUpdatesSent < log.counters.keyUpdatesReceived)
     }
 
+    @Test(arguments: backends) func aSendThatNobodyAwaitsEndsNoWait(_ kind: BackendKind) throws {
+        for sendsEndWaits in [true, false] {
+            var limits = TransportLimits()
+            limits.sendsEndWaits = sendsEndWaits
+            let log = try withServer(kind, limits: limits) { port, log in
+                let client = try TestClient(port: port, context: TestTLS.client())
+                try client.handshake()
+                for round in 0..<20 {
+                    let bytes = pattern(50, seed: round)
+                    try client.send(bytes)
+                    #expect(try client.receive(exactly: 50) == bytes)
+                    // The server sleeps again.
+                    usleep(2_000)
+                }
+                client.close()
+                #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+            }
+            #expect(log.count { if case .sent = $0 { true } else { false } } >= 20, "all are told")
+            #expect((log.content.withLock { $0.waitsForSendsAlone } == 0) == !sendsEndWaits)
+        }
+    }
+
+    @Test(arguments: backends) func anAwaitedSendEndsTheWait(_ kind: BackendKind) throws {
+        var limits = TransportLimits()
+        limits.sendsEndWaits = false
+        // Many times what may be sealed at once: without an end of the sends it would never go on.
+        let log = try withServer(kind, .sendAndClose(2_000_000), limits: limits) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            #expect(try client.receive(exactly: 2_000_000) == pattern(2_000_000))
+            #expect(client.receiveEnd() == .closedByPeer)
+            client.close()
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        #expect(log.closeReasons == [.local])
+    }
+
     @Test(arguments: backends) func keysAreChangedByThisSide(_ kind: BackendKind) throws {
         var tls = TLSLimits()
         tls.recordsPerKey = 8

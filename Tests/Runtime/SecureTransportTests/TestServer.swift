@@ -15,6 +15,8 @@ final class TestLog: Sendable {
         var channelCount = 0
         /// The most that one wait has brought, bytes.
         var turnBytes: UInt64 = 0
+        /// Waits that ended for nothing but sends that were done.
+        var waitsForSendsAlone = 0
         /// Of each channel that was established: the digest of its client's certificate.
         var certificates: [[UInt64]?] = []
         var isStopping = false
@@ -146,7 +148,12 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
     while true {
         let before = server.counters.bytesReceived
         var timeoutMs = unread.isEmpty ? 1_000 : 1
-        if case .read = behaviour { timeoutMs = -1 }
+        switch behaviour {
+        case .read: timeoutMs = -1
+        // Only what happens ends a wait.
+        case .send, .sendAndClose: timeoutMs = unread.isEmpty ? -1 : 1
+        case .echo, .sendAndAbort: break
+        }
         let count = server.wait(timeoutMs: timeoutMs)
         let turnBytes = server.counters.bytesReceived - before
         var turn: [TransportEvent] = []
@@ -204,6 +211,8 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
             $0.counters = server.counters
             $0.channelCount = server.channelCount
             $0.turnBytes = max($0.turnBytes, turnBytes)
+            let isSentAlone = turn.allSatisfy { if case .sent = $0 { true } else { false } }
+            if !turn.isEmpty, isSentAlone { $0.waitsForSendsAlone += 1 }
             return $0.isStopping
         }
         if isStopping { return }
@@ -221,6 +230,7 @@ private func pump<Backend: NetworkBackend & ~Copyable>(
         guard count > 0, server.seal(channel, Array(waiting[index][..<count]).span) else { break }
         waiting[index].removeFirst(count)
     }
+    if !waiting[index].isEmpty { server.awaitSend(channel) }
     server.flush(channel)
     if waiting[index].isEmpty, closing[index] {
         closing[index] = false
