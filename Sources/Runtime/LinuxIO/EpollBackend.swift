@@ -153,6 +153,10 @@ package struct EpollBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe shutdown(slots[Int(slot)].descriptor, Int32(SHUT_WR))
     }
 
+    package mutating func finish(_ slot: UInt32) {
+        unsafe shutdown(slots[Int(slot)].descriptor, Int32(SHUT_RDWR))
+    }
+
     package mutating func setReceiving(_ slot: UInt32, _ on: Bool) {
         let index = Int(slot)
         unsafe slots[index].wantsReceive = on

@@ -9,7 +9,7 @@ package enum Completion: Sendable {
     /// Nothing more will come: end of stream (code 0) or a positive errno.
     case receiveEnded(slot: UInt32, code: Int32)
     /// The send in flight ended after `count` bytes, with a positive errno unless code is 0; its
-    /// memory is free.
+    /// memory is free. A failed one does not wait for what was received: that may come after it.
     case sent(slot: UInt32, count: Int, code: Int32)
     /// The slot's descriptor is closed and the kernel holds nothing of it any more.
     case closed(slot: UInt32)
@@ -77,6 +77,8 @@ package protocol NetworkBackend: ~Copyable, SendableMetatype {
     @unsafe mutating func send(_ slot: UInt32, _ bytes: UnsafePointer<UInt8>, count: Int)
     /// Tells the peer that nothing more will be sent.
     mutating func finishSending(_ slot: UInt32)
+    /// Ends both directions: what the socket has received still comes, then `receiveEnded`.
+    mutating func finish(_ slot: UInt32)
     /// Pauses or resumes receiving; what was received before the pause took hold still comes.
     mutating func setReceiving(_ slot: UInt32, _ on: Bool)
     /// Ends the slot at once: a send in flight completes with an error, then `closed` comes.

@@ -156,6 +156,10 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         unsafe shutdown(slots[Int(slot)].descriptor, Int32(SHUT_WR))
     }
 
+    package mutating func finish(_ slot: UInt32) {
+        unsafe shutdown(slots[Int(slot)].descriptor, Int32(SHUT_RDWR))
+    }
+
     package mutating func setReceiving(_ slot: UInt32, _ on: Bool) {
         let index = Int(slot)
         guard unsafe !slots[index].isClosing, unsafe slots[index].wantsReceive != on else { return }
@@ -266,20 +270,17 @@ package struct RingBackend: NetworkBackend, ~Copyable, @unchecked Sendable {
         backlogHead = 0
     }
 
-    /// Sends, accepts and bells are told at once; what was received waits for its turn, and so does
-    /// a send that failed, whose slot is closed: what its peer sent before comes first.
+    /// Sends, accepts and bells are told at once; what was received waits for its turn.
     private mutating func handle(_ entry: SubmissionRing.Completed) {
-        let isDeferred: Bool
-        switch Operation(rawValue: UInt8(entry.token >> 56)) {
-        case .receive:
-            if entry.flags & SLUICE_CQE_BUFFER != 0 { buffers.taken() }
-            isDeferred = receivedBytes >= turnBytes || !backlog.isEmpty
-        case .send:
-            isDeferred = entry.result < 0 && !backlog.isEmpty
-        case .accept, .cancel, .poll, nil:
-            isDeferred = false
+        guard Operation(rawValue: UInt8(entry.token >> 56)) == .receive else {
+            return perform(entry)
         }
-        if isDeferred { backlog.append(entry) } else { perform(entry) }
+        if entry.flags & SLUICE_CQE_BUFFER != 0 { buffers.taken() }
+        if receivedBytes >= turnBytes || !backlog.isEmpty {
+            backlog.append(entry)
+        } else {
+            perform(entry)
+        }
     }
 
     /// Makes the calling thread the ring's only issuer; 0 or -errno.

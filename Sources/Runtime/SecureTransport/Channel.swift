@@ -25,6 +25,8 @@ struct Channel: ~Copyable {
     /// The bytes of the send in flight; they live until the backend says that it is done.
     var sending: CiphertextBlock?
     var sentBytes = 0
+    /// A send has failed: nothing more goes out, and the channel ends when receiving has.
+    var hasFailedSending = false
     /// What is sealed goes out with the next turn.
     var wantsFlush = false
     /// In the server's list of channels to flush.

@@ -85,6 +85,21 @@ extension SecureServer where Backend: ~Copyable {
         backend.close(UInt32(index))
     }
 
+    /// The connection is lost, but what the peer sent before may still be unread, in the backend
+    /// or in the socket: the channel ends as it does when receiving ends.
+    mutating func sendFailed(_ index: Int) {
+        guard unsafe channels[index].phase == .established else {
+            return shut(index, .connectionLost)
+        }
+        unsafe channels[index].hasFailedSending = true
+        if unsafe channels[index].endCode < 0 { backend.finish(UInt32(index)) }
+    }
+
+    mutating func shutAfterEnd(_ index: Int) {
+        let isLost = unsafe channels[index].endCode != 0 || channels[index].hasFailedSending
+        shut(index, isLost ? .connectionLost : .truncated)
+    }
+
     mutating func returnBuffers(_ index: Int) {
         unsafe channels[index].session?.dropCiphertext()
         while unsafe channels[index].firstBuffer != .max { returnFirstBuffer(index) }

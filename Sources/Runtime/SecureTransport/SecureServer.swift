@@ -280,7 +280,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
             shut(index, .handshakeFailed)
         case .established:
             // What came before the end is read first.
-            if code != 0 || !hasUnread(index) { shutAfterEnd(index) }
+            if !hasUnread(index) { shutAfterEnd(index) }
         case .lingering:
             shut(index, .local)
         case .draining:
@@ -288,10 +288,6 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         case .free, .closing:
             break
         }
-    }
-
-    mutating func shutAfterEnd(_ index: Int) {
-        shut(index, unsafe channels[index].endCode == 0 ? .truncated : .connectionLost)
     }
 
     /// Lends the session its next buffer and gives back the one that it used up.
@@ -494,6 +490,11 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         case .handshaking, .established, .draining: break
         case .free, .lingering, .closing: return
         }
+        if unsafe channels[index].hasFailedSending {
+            // A channel that only drains has nothing more to wait for.
+            if unsafe channels[index].phase == .draining { shut(index, .local) }
+            return
+        }
         guard unsafe channels[index].sending == nil, unsafe channels[index].wantsFlush else {
             return
         }
@@ -515,7 +516,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         if code == 0, !isClosing, continueSend(index) { return }
         unsafe channels[index].sending = nil
         guard !isClosing else { return }
-        if code != 0 { return shut(index, .connectionLost) }
+        if code != 0 { return sendFailed(index) }
         if unsafe channels[index].phase == .established { tellSent(index) }
         if unsafe channels[index].wantsFlush {
             startSend(index)

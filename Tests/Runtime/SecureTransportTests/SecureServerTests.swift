@@ -350,6 +350,56 @@ let backends: [BackendKind] = [.ring, .epoll]
         #expect(log.counters.bytesReceived > 4 * byteCount)
     }
 
+    /// What a peer sent before it was lost is handed over, though each answer to it fails: the
+    /// server reads in shares, and its first answer fails when most is not yet received.
+    @Test(arguments: backends) func aFailedSendLosesNothingThatWasReceived(
+        _ kind: BackendKind
+    ) throws {
+        var settings = BackendSettings()
+        settings.bufferBytes = 2_048
+        settings.bufferCount = 64
+        var limits = TransportLimits()
+        limits.turnBytesMin = 4_096
+        limits.turnBytesPerChannel = 0
+        limits.heldBuffersMax = 8
+        let byteCount = 200_000
+        let log = try withServer(kind, limits: limits, settings: settings) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            log.content.withLock { $0.isReading = false }
+            try client.write(client.sealed(pattern(byteCount)))
+            #expect(log.reaches(events: 1) { if case .received = $0 { true } else { false } })
+            client.reset()
+            log.content.withLock { $0.isReading = true }
+            #expect(log.reaches { $0.channelCount == 0 })
+        }
+        #expect(log.content.withLock { $0.readBytes } == byteCount)
+        #expect(log.closeReasons == [.connectionLost])
+    }
+
+    /// The same where all was received when the connection was lost, and nothing is being sent.
+    @Test(arguments: backends) func aResetLosesNothingThatWasReceived(_ kind: BackendKind) throws {
+        let byteCount = 50_000
+        let log = try withServer(kind, .read) { port, log in
+            let client = try TestClient(port: port, context: TestTLS.client())
+            try client.handshake()
+            log.content.withLock { $0.isReading = false }
+            let ciphertext = client.sealed(pattern(byteCount))
+            let before = log.counters.bytesReceived
+            try client.write(ciphertext)
+            #expect(log.reaches { $0.counters.bytesReceived - before >= ciphertext.count })
+            client.reset()
+            usleep(50_000)
+            log.content.withLock { $0.isReading = true }
+            // Only something that is received ends the server's waits.
+            let other = try TestClient(port: port, context: TestTLS.client())
+            try other.handshake()
+            #expect(log.reaches { $0.channelCount <= 1 })
+        }
+        #expect(log.content.withLock { $0.readBytes } == byteCount)
+        #expect(log.closeReasons.first == .connectionLost)
+    }
+
     /// One channel that nobody reads cannot take the buffers of the others.
     @Test(arguments: backends) func oneUnreadChannelLeavesBuffersToOthers(
         _ kind: BackendKind

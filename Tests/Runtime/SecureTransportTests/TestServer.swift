@@ -17,6 +17,8 @@ final class TestLog: Sendable {
         var turnBytes: UInt64 = 0
         /// Waits that ended for nothing but sends that were done.
         var waitsForSendsAlone = 0
+        /// Plaintext that was read, bytes.
+        var readBytes = 0
         /// Of each channel that was established: the digest of its client's certificate.
         var certificates: [[UInt64]?] = []
         var isStopping = false
@@ -188,6 +190,7 @@ private func serve<Backend: NetworkBackend & ~Copyable>(
             for channel in unread {
                 while true {
                     let result = server.read(channel, into: &region, at: 0)
+                    log.content.withLock { $0.readBytes += result.plaintextBytes }
                     if case .echo = behaviour {
                         region.span.extracting(0..<result.plaintextBytes).withUnsafeBufferPointer {
                             waiting[Int(channel.index)].append(contentsOf: $0)
