@@ -84,8 +84,10 @@ private final class InstanceCopy {
 /// instances that are closed and drained. One thread owns it.
 struct JournalCopier: ~Copyable {
     /// Records of one instance in one pass: 4 MiB, a third of its ring. A pass ends in a sync and a
-    /// pause, so what it takes is what a second can bring.
+    /// pause, so what it takes bounds what a broker can write in a second.
     private static let recordsPerPass = 32_768
+    /// The same where the budget of segments has less room.
+    private static let recordsPerPassMin = 4_096
     /// So many records are worth a transaction of the store at once.
     private static let recordsWorthApplying = 8_192
 
@@ -131,9 +133,11 @@ struct JournalCopier: ~Copyable {
         var isDrained = true
         var batch: [JournalRecord] = []
         var releases: [(copy: InstanceCopy, through: UInt64)] = []
+        let room = (budgetBytes - progress.snapshot.segmentBytes) / RecordWords.byteCount
+        let count = min(max(room, Self.recordsPerPassMin), Self.recordsPerPass)
         for copy in copies.values where !copy.isDamaged {
             do {
-                let records = try copy.reader.read(from: copy.next, count: Self.recordsPerPass)
+                let records = try copy.reader.read(from: copy.next, count: count)
                 guard let last = records.last else { continue }
                 batch += records
                 releases.append((copy, last.sequence))
