@@ -42,6 +42,7 @@ package enum RecordFuzz {
         }
 
         deinit {
+            _ = pipe.takeOutput()
             lent.deallocate()
         }
 
