@@ -28,6 +28,10 @@ static inline void sluice_ssl_set_options(SSL_CTX *context) {
     SSL_CTX_set_options(
         context, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION
             | SSL_OP_CIPHER_SERVER_PREFERENCE);
+#ifdef SSL_OP_NO_RECORD_SIZE_LIMIT_EXT
+    // Later versions know a second way to ask for shorter records.
+    SSL_CTX_set_options(context, SSL_OP_NO_RECORD_SIZE_LIMIT_EXT);
+#endif
     // Not one byte beyond the handshake: what follows it is not OpenSSL's.
     SSL_CTX_set_read_ahead(context, 0);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
@@ -70,6 +74,13 @@ static inline int sluice_certificate_is_for_clients(X509 *certificate) {
 
 static inline int sluice_ssl_set_server_name(SSL *session, const char *name) {
     return (int)SSL_set_tlsext_host_name(session, name);
+}
+
+// How much a record to this peer may hold: what it asked for (RFC 6066, 4), or as much as there may be.
+static inline int sluice_ssl_content_bytes_max(const SSL *session) {
+    int code = SSL_SESSION_get_max_fragment_length(SSL_get_session(session));
+    return code >= TLSEXT_max_fragment_length_512 && code <= TLSEXT_max_fragment_length_4096
+        ? 256 << code : SSL3_RT_MAX_PLAIN_LENGTH;
 }
 
 static inline void sluice_bio_retry_read(BIO *bio) {

@@ -83,10 +83,10 @@ private final class InstanceCopy {
 /// Copies the rings of all instances to the segment log, releases what is durable, and removes
 /// instances that are closed and drained. One thread owns it.
 struct JournalCopier: ~Copyable {
-    /// Records of one instance in one pass: 4 MiB, a third of its ring. A pass ends in a sync and a
-    /// pause, so what it takes bounds what a broker can write in a second.
+    /// Records of all instances in one pass: 4 MiB, a third of a ring. A pass ends in a sync and a
+    /// pause, so what it takes bounds what brokers can write in a second.
     private static let recordsPerPass = 32_768
-    /// The same where the budget of segments has less room.
+    /// Of each instance, where there are many, or where disk or budget are nearly full.
     private static let recordsPerPassMin = 4_096
     /// So many records are worth a transaction of the store at once.
     private static let recordsWorthApplying = 8_192
@@ -134,7 +134,8 @@ struct JournalCopier: ~Copyable {
         var batch: [JournalRecord] = []
         var releases: [(copy: InstanceCopy, through: UInt64)] = []
         let room = (budgetBytes - progress.snapshot.segmentBytes) / RecordWords.byteCount
-        let count = min(max(room, Self.recordsPerPassMin), Self.recordsPerPass)
+        let share = min(isFull ? 0 : Self.recordsPerPass, room) / max(1, copies.count)
+        let count = max(share, Self.recordsPerPassMin)
         for copy in copies.values where !copy.isDamaged {
             do {
                 let records = try copy.reader.read(from: copy.next, count: count)
@@ -148,7 +149,7 @@ struct JournalCopier: ~Copyable {
             }
         }
         let before = log.writtenBytes
-        guard let start = try append(batch) else { return false }
+        guard let starts = try append(batch) else { return false }
         for (copy, sequence) in releases {
             copy.next = sequence + 1
             copy.reader.release(through: sequence)
@@ -156,7 +157,7 @@ struct JournalCopier: ~Copyable {
         let (end, written) = (log.end, log.writtenBytes - before)
         progress.update { state in
             state.end = end
-            if !batch.isEmpty { state.recent.append(batch, from: start, to: end) }
+            state.recent.append(batch, inRunsFrom: starts, to: end)
             state.segmentBytes += written
             if isDrained {
                 state.drainedPass = begun
@@ -246,13 +247,13 @@ struct JournalCopier: ~Copyable {
         return true
     }
 
-    /// Where the batch stands; nil when the disk is full: the rings keep what was not taken.
+    /// Where the batch's runs stand (`SegmentLog.append`); nil when the disk is full: the rings keep what was not taken.
     private mutating func append(
         _ batch: [JournalRecord]
-    ) throws(InstanceError) -> SegmentPosition? {
-        let start: SegmentPosition
+    ) throws(InstanceError) -> [SegmentPosition]? {
+        let starts: [SegmentPosition]
         do {
-            start = try log.append(batch)
+            starts = try log.append(batch)
         } catch .noSpace {
             let nowUs = LocalFileSystem.monotonicUs()
             retryAtUs = nowUs + 1_000_000
@@ -264,7 +265,7 @@ struct JournalCopier: ~Copyable {
             isFull = false
             SidecarLog.write(.diskHasRoom)
         }
-        return start
+        return starts
     }
 
     /// Closed, drained to the durable log, and dead: nobody needs it any more.

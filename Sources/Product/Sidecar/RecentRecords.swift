@@ -33,6 +33,20 @@ package struct RecentRecords: Sendable {
         }
     }
 
+    /// The same for what one append of the log has written, run by run, so that nobody must take all
+    /// of it at once.
+    package mutating func append(
+        _ records: [JournalRecord], inRunsFrom starts: [SegmentPosition], to end: SegmentPosition
+    ) {
+        var rest = records[...]
+        for (number, start) in starts.enumerated() {
+            let run = rest.prefix(SealedBlockHeader.recordCountMax)
+            rest = rest.dropFirst(run.count)
+            let next = number + 1 < starts.count ? starts[number + 1] : end
+            append(Array(run), from: start, to: next)
+        }
+    }
+
     /// Takes what stands from `position` on without a gap, `count` records at most, but for a
     /// single block that is larger; nil where the segments must be read. What lies before
     /// `position` is forgotten.

@@ -87,20 +87,23 @@ package struct SegmentLog: ~Copyable {
     /// Appends records and waits until they are on the device. `noSpace` leaves the log as it was;
     /// `system(.sync, _)` is final: the process must end, its successor reads what is there.
     ///
-    /// - Returns: Where the first of them stands; they end at `end`, in the same segment.
+    /// - Returns: Where each run of at most `SealedBlockHeader.recordCountMax` of them begins; the
+    ///   last ends at `end`, all in the same segment.
     @discardableResult
     package mutating func append(
         _ records: [JournalRecord]
-    ) throws(InstanceError) -> SegmentPosition {
-        guard !records.isEmpty else { return end }
+    ) throws(InstanceError) -> [SegmentPosition] {
+        guard !records.isEmpty else { return [] }
         if end.offset >= segmentBytes { try rotate() }
         var offset = end.offset
+        var starts: [SegmentPosition] = []
         do {
             if let key {
                 // Each block is durable before the next is written, so that only the last one can
                 // be torn.
                 var rest = records[...]
                 while !rest.isEmpty {
+                    starts.append(SegmentPosition(segment: end.segment, offset: offset))
                     let bytes = sealed(
                         rest.prefix(SealedBlockHeader.recordCountMax), at: offset, key)
                     try write(bytes, at: offset)
@@ -112,6 +115,10 @@ package struct SegmentLog: ~Copyable {
                 bytes.reserveCapacity(records.count * RecordWords.byteCount)
                 for record in records { record.words.sealed.append(to: &bytes) }
                 try write(bytes, at: offset)
+                let runBytes = SealedBlockHeader.recordCountMax * RecordWords.byteCount
+                starts = stride(from: offset, to: offset + bytes.count, by: runBytes).map {
+                    SegmentPosition(segment: end.segment, offset: $0)
+                }
                 offset += bytes.count
             }
         } catch {
@@ -120,10 +127,9 @@ package struct SegmentLog: ~Copyable {
             throw error
         }
         writtenBytes += offset - end.offset
-        let start = end
         end.offset = offset
         for record in records { lastSequences[record.instance] = record.sequence }
-        return start
+        return starts
     }
 
     /// Ends the current segment, so that it may be deleted once it is applied.

@@ -107,7 +107,8 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
         }
         unaskedSends = 0
         var count = waitOnce(timeoutNs: timeoutNs, gatherUs: gatherUs)
-        // A lone token's send is done at once: to wake for that would cost as much as the token.
+        // A lone token's send is done at once, and to wake for it costs a whole turn (decision 90). The
+        // time begins anew with the first of them, so a wait lasts at most twice its time.
         var deadlineNs = UInt64.max
         while count > 0, timeoutNs != 0, unaskedSends > 0, unaskedSends == events.count,
             flushes.isEmpty

@@ -38,7 +38,7 @@ package struct CiphertextBlock: ~Copyable, @unchecked Sendable {
 /// During the handshake OpenSSL reaches it through a BIO of our own, then the record layer has it.
 /// Nobody writes into a block that was taken: a send in flight owns its bytes.
 @safe
-package struct CipherPipe {
+package struct CipherPipe: ~Copyable {
     /// SAFETY: lent; `inputCount` bytes are readable.
     private(set) var input: UnsafePointer<UInt8>?
     /// Bytes of what is lent that are not used yet.
@@ -68,6 +68,11 @@ package struct CipherPipe {
         unsafe secrets = nil
     }
 
+    deinit {
+        unsafe free(output)
+        unsafe CRYPTO_free(secrets, nil, 0)
+    }
+
     /// Everything that waits to be sent, in a block of its own; nil when there is nothing.
     package mutating func takeOutput() -> CiphertextBlock? {
         guard let base = unsafe output, outputCount > 0 else { return nil }
@@ -77,13 +82,6 @@ package struct CipherPipe {
             outputCapacity = 0
         }
         return unsafe CiphertextBlock(owning: base, count: outputCount)
-    }
-
-    mutating func discardOutput() {
-        unsafe free(output)
-        unsafe output = nil
-        outputCount = 0
-        outputCapacity = 0
     }
 
     /// Lends ciphertext that arrived; what was lent before must be used up.

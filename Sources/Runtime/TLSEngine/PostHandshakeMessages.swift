@@ -24,6 +24,9 @@ struct PostHandshakeMessages {
     private static let ticketKind: UInt8 = 4
     private static let keyUpdateKind: UInt8 = 24
     private static let headerBytes = 4
+    /// Two fields of 65,535 bytes and what is around them: the longest ticket there is (RFC 8446,
+    /// 4.6.1).
+    private static let ticketBytesMax = 131_338
 
     private let takesTickets: Bool
     private var header: UInt32 = 0
@@ -62,7 +65,7 @@ struct PostHandshakeMessages {
         case Self.keyUpdateKind:
             guard bodyBytesLeft == 1 else { throw .decodeError }
         case Self.ticketKind where takesTickets:
-            guard bodyBytesLeft > 0 else { throw .decodeError }
+            guard (1...Self.ticketBytesMax).contains(bodyBytesLeft) else { throw .decodeError }
         default:
             throw .unexpectedMessage
         }

@@ -17,6 +17,8 @@ package struct RecordLayer: ~Copyable {
     private var sealing: RecordProtection
     private var opening: RecordProtection
     private let recordsPerKey: Int
+    /// Content of one record that we send, at most.
+    private let contentBytesMax: Int
     private var recordsSealed = 0
     private var recordsOpened = 0
     private var emptyRecords = 0
@@ -53,14 +55,16 @@ package struct RecordLayer: ~Copyable {
     private var restStart = 0
     private var restEnd = 0
 
-    /// The layer of an end that is a server or a client, under the keys of its handshake.
+    /// The layer of an end that is a server or a client, under the keys of its handshake. The peer
+    /// takes records of so much content (RFC 6066, 4), 16,384 bytes at most.
     package init(
         sealing: consuming RecordProtection, opening: consuming RecordProtection, isServer: Bool,
-        limits: TLSLimits
+        contentBytesMax: Int = 16_384, limits: TLSLimits
     ) {
         self.sealing = sealing
         self.opening = opening
         recordsPerKey = limits.recordsPerKey
+        self.contentBytesMax = contentBytesMax
         messages = PostHandshakeMessages(takesTickets: !isServer)
         keyUpdates = KeyUpdateBudget(limits: limits)
     }
@@ -94,8 +98,8 @@ package struct RecordLayer: ~Copyable {
 
     // MARK: Sealing
 
-    /// Encrypts 1...16,384 bytes as one record at the end of the output. False when our direction
-    /// is over or the output is full.
+    /// Encrypts 1...16,384 bytes at the end of the output: as one record, unless the peer takes only
+    /// shorter ones. False, and nothing is sealed, when our direction is over or the output is full.
     ///
     /// SAFETY: `content` has `count` bytes.
     @unsafe
@@ -105,8 +109,17 @@ package struct RecordLayer: ~Copyable {
         guard !hasSaidGoodbye else { return false }
         if recordsSealed >= recordsPerKey { changeKeys() }
         if dueUpdate != .none, !sealUpdate(&pipe) { return false }
-        recordsSealed += 1
-        return unsafe write(content, count: count, as: .applicationData, &pipe)
+        let recordCount = (count + contentBytesMax - 1) / contentBytesMax
+        let outputBytes = count + recordCount * RecordProtection.overheadBytes
+        guard unsafe pipe.reserveOutput(outputBytes) != nil else { return false }
+        for start in stride(from: 0, to: count, by: contentBytesMax) {
+            let part = min(contentBytesMax, count - start)
+            guard unsafe write(content + start, count: part, as: .applicationData, &pipe) else {
+                return false
+            }
+        }
+        recordsSealed += recordCount
+        return true
     }
 
     /// Puts close_notify at the end of the output, once.
@@ -164,6 +177,8 @@ package struct RecordLayer: ~Copyable {
                 if count > 0 { return .done(count) }
             }
         } catch {
+            // Whatever was decrypted of it, verified or not, is nobody's.
+            unsafe OPENSSL_cleanse(target, min(capacity, Self.innerBytesMax))
             // The alert says no more than the RFC asks for: a forged record looks like a broken one.
             end = .protocolViolation
             sealAlert(isFatal: true, error.rawValue, &pipe)
@@ -248,14 +263,14 @@ package struct RecordLayer: ~Copyable {
         else { throw .badRecordMAC }
         let inner = unsafe Inner(first: target, firstBytes: firstBytes, rest: rest)
         let (kind, count) = try inner.content(of: innerBytes)
-        // Before what it holds, which may change the keys and begin to count anew.
         recordsOpened += 1
         if recordsOpened >= recordsPerKey { changeKeys() }
+        // Nothing comes between the parts of a message (RFC 8446, 5.1).
+        guard kind == .handshake || !messages.isWithinMessage else { throw .unexpectedMessage }
         guard kind == .applicationData, count > 0 else {
             try received(kind, inner, count)
             return 0
         }
-        guard !messages.isWithinMessage else { throw .unexpectedMessage }
         emptyRecords = 0
         keyUpdates.applicationData()
         if count > firstBytes {
@@ -320,6 +335,7 @@ package struct RecordLayer: ~Copyable {
         case .applicationData:
             try countEmpty()
         case .alert:
+            guard count > 0 else { throw .unexpectedMessage }
             guard count == 2 else { throw .decodeError }
             try receivedAlert(inner.byte(1))
         case .handshake:

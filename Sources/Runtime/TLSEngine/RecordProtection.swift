@@ -9,8 +9,8 @@ enum RecordContent: UInt8 {
 
 /// The keys of one direction of a session, and the records under them (RFC 8446, 5.2 and 5.3).
 ///
-/// OpenSSL does the cryptography; what its own record layer does around it, several hundred
-/// allocations, copies and looks at states, is not repeated for each record. Owned by one thread.
+/// OpenSSL does the cryptography; what its own record layer does around it for each record costs
+/// more than that (decision 89). Owned by one thread.
 @safe
 package struct RecordProtection: ~Copyable {
     static let headerBytes = 5
@@ -41,6 +41,7 @@ package struct RecordProtection: ~Copyable {
     package static func under(
         _ trafficSecret: UnsafePointer<UInt8>, _ suite: RecordSuite, isSealing: Bool
     ) -> RecordProtection? {
+        TLSLibrary.prepare()
         let secretBytes = nonceOffset + RecordSuite.ivBytes
         guard let context = unsafe EVP_CIPHER_CTX_new() else { return nil }
         guard let memory = unsafe CRYPTO_malloc(secretBytes, nil, 0) else {
@@ -130,8 +131,11 @@ package struct RecordProtection: ~Copyable {
             && EVP_CIPHER_CTX_ctrl(
                 context, EVP_CTRL_AEAD_GET_TAG, Int32(RecordSuite.tagBytes),
                 body + count + 1) == 1
-        if !isDone { ERR_clear_error() }
-        return isDone
+        guard !isDone else { return true }
+        // Short content was copied there first.
+        unsafe OPENSSL_cleanse(target, count + Self.overheadBytes)
+        ERR_clear_error()
+        return false
     }
 
     /// Content and, behind it, its type. A call costs as much as copying some hundred bytes, so short
@@ -154,8 +158,8 @@ package struct RecordProtection: ~Copyable {
     private static let copiedBytesMax = 512
 
     /// Decrypts a record whose body, tag included, has `bodyBytes`: the first `firstBytes` of what
-    /// it holds into `target`, the others into `rest`. False for a forged one; what was written is
-    /// wiped then.
+    /// it holds into `target`, the others into `rest`. False for a forged one: the caller wipes what
+    /// was written.
     ///
     /// SAFETY: `record` has its header and `bodyBytes`; `target` has room for `firstBytes` and `rest` for
     /// the others, if there are any.
@@ -178,10 +182,7 @@ package struct RecordProtection: ~Copyable {
                 || EVP_DecryptUpdate(
                     context, rest, &written, body + firstBytes, Int32(restBytes)) == 1)
             && EVP_DecryptFinal_ex(context, target, &written) == 1
-        guard !isDone else { return true }
-        ERR_clear_error()
-        unsafe OPENSSL_cleanse(target, firstBytes)
-        if restBytes > 0 { unsafe OPENSSL_cleanse(rest, restBytes) }
-        return false
+        if !isDone { ERR_clear_error() }
+        return isDone
     }
 }

@@ -68,8 +68,6 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
             unsafe records.deinitialize(count: 1)
             unsafe records.deallocate()
         }
-        unsafe pipe.pointee.discardOutput()
-        unsafe pipe.pointee.discardSecrets()
         unsafe pipe.deinitialize(count: 1)
         unsafe pipe.deallocate()
     }
@@ -132,7 +130,9 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
         let layer = UnsafeMutablePointer<RecordLayer>.allocate(capacity: 1)
         unsafe layer.initialize(
             to: RecordLayer(
-                sealing: sealing, opening: opening, isServer: isServer, limits: context.limits))
+                sealing: sealing, opening: opening, isServer: isServer,
+                contentBytesMax: Int(sluice_ssl_content_bytes_max(session)), limits: context.limits)
+        )
         unsafe records = layer
         unsafe pipe.pointee.discardSecrets()
         unsafe SSL_free(session)
@@ -155,7 +155,8 @@ package struct TLSSession: ~Copyable, @unchecked Sendable {
     /// Whether decrypted bytes wait inside the session for a next `open`.
     package var hasOpenedBytes: Bool { unsafe records?.pointee.hasRest ?? false }
 
-    /// Encrypts `plaintext`, 1...16,384 bytes, as one record at the end of the output.
+    /// Encrypts `plaintext`, 1...16,384 bytes, at the end of the output: as one record, unless the
+    /// peer asked for shorter ones.
     ///
     /// False when the session is not established or over, or its output is full.
     package mutating func seal(_ plaintext: Span<UInt8>) -> Bool {

@@ -42,7 +42,6 @@ package enum RecordFuzz {
         }
 
         deinit {
-            _ = pipe.takeOutput()
             lent.deallocate()
         }
 

@@ -1,5 +1,7 @@
 import Sidecar
+import RecordTestSupport
 import SluiceRecordFormat
+import TLSEngine
 import Testing
 
 /// Durable records on their way from the copying to the applying thread.
@@ -67,6 +69,32 @@ import Testing
         // A block is never split.
         let found10 = recent.take(from: place(2_560), count: 5)
         #expect(found10?.records.count == 10)
+    }
+
+    /// Sealed and in clear, the log says where its runs begin, and a reader may go on from each.
+    @Test(arguments: [true, false]) func oneAppendIsTakenRunByRun(_ isSealed: Bool) throws {
+        let scratch = ScratchDirectory()
+        let master = isSealed ? MasterKeys(SealingKey.random()) : nil
+        let files = SegmentFiles(directory: scratch.path, masterKeys: master)
+        var log = try SegmentLog(files)
+        let start = log.end
+        let all = records(10_000, from: 1)
+        let starts = try log.append(all)
+        var recent = RecentRecords()
+        recent.append(all, inRunsFrom: starts, to: log.end)
+        var position = start
+        var taken: [UInt64] = []
+        for count in [8_192, 1_808] {
+            let found = recent.take(from: position, count: 8_192)
+            let part = try #require(found)
+            #expect(part.records.count == count)
+            taken += part.records.map(\.sequence)
+            let fromFile = try files.records(from: position, before: log.end.offset)
+            #expect(fromFile.records.first?.sequence == part.records.first?.sequence)
+            position = part.end
+        }
+        #expect(position == log.end)
+        #expect(taken == all.map(\.sequence))
     }
 
     @Test func theOldestMakesRoom() throws {

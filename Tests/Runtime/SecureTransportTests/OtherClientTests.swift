@@ -74,6 +74,21 @@ import TLSEngine
         #expect(log.counters.keyUpdatesSent >= 6)
     }
 
+    /// The server has agreed to it in the handshake, which OpenSSL leads.
+    @Test(arguments: backends) func aClientThatAsksForShortRecordsReadsThem(
+        _ kind: BackendKind
+    ) throws {
+        // One record's worth, from the server, as soon as it may.
+        let log = try withServer(kind, .send(8_000)) { port, log in
+            let output = client(
+                port, "-tls1_3 -alpn sluice/1 -maxfraglen 512", typing: ["wait"])
+            #expect(!output.contains("length too long"))
+            #expect(log.reaches(events: 1) { if case .closed = $0 { true } else { false } })
+        }
+        // And not by an alert of its own.
+        #expect(log.closeReasons == [.closedByPeer])
+    }
+
     /// What `openssl s_client` prints, which gets each of the lines by itself.
     private func client(_ port: UInt16, _ options: String, typing lines: [String] = []) -> String {
         let typed = lines.map { "sleep 0.1; echo \($0); " }.joined()

@@ -188,6 +188,33 @@ import TLSEngine
         #expect(try end.alert() == [2, 10])
     }
 
+    /// The record is authentic: it is the place that is wrong.
+    @Test func dataThatMayNotComeIsWiped() throws {
+        let cases: [([UInt8], (UInt8, [UInt8]))] = [
+            ([24, 0], (23, [7, 7, 7])), ([24, 0], (21, [1, 0])), ([], (30, [7])),
+        ]
+        for (before, record) in cases {
+            let end = try TestEnd(capacity: 2)
+            if !before.isEmpty { #expect(try end.receive(end.peer(before, type: 22)) == .more) }
+            let sealed = try end.peer(record.1, type: record.0)
+            #expect(try end.receive(sealed) == .failed(.protocolViolation))
+            #expect(!end.target.contains { $0 != 0 })
+            #expect(!end.hasRest)
+            #expect(try end.alert() == [2, 10])
+        }
+    }
+
+    @Test func aPeerThatTakesShortRecordsGetsThem() throws {
+        var limits = TLSLimits()
+        limits.outputBytesMax = 2_000
+        let end = try TestEnd(contentBytesMax: 512, limits: limits)
+        let parts = try end.sent(pattern(1_100))
+        #expect(parts.map(\.content.count) == [512, 512, 76])
+        #expect(parts.flatMap(\.content) == pattern(1_100))
+        #expect(!end.seal(pattern(1_930)), "with what four records add it is too much")
+        #expect(try end.takeRecords().isEmpty, "all or nothing")
+    }
+
     @Test func malformedMessagesHaveTheirAlert() throws {
         for (message, alert) in [
             ([24, 0, 0, 1, 2], 47), ([24, 0, 0, 2, 0, 0], 50), ([24, 0, 0, 0], 50),
@@ -238,6 +265,7 @@ import TLSEngine
         for (alert, result) in [
             ([2, 40], .failed(.protocolViolation)), ([1, 90], .more),
             ([2], .failed(.protocolViolation)), ([1, 0, 0], .failed(.protocolViolation)),
+            ([], .failed(.protocolViolation)),
         ] as [([UInt8], TestEnd.Received)] {
             let end = try TestEnd()
             #expect(try end.receive(end.peer(alert, type: 21)) == result)
@@ -281,14 +309,15 @@ private final class TestEnd {
 
     init(
         _ suite: RecordSuite = .aes128GCM, isServer: Bool = true, capacity: Int = 16_384,
-        limits: TLSLimits = TLSLimits()
+        contentBytesMax: Int = 16_384, limits: TLSLimits = TLSLimits()
     ) throws {
         let mine = pattern(suite.secretBytes, seed: 11)
         let theirs = pattern(suite.secretBytes, seed: 12)
         let sealing = try protection(mine, suite, isSealing: true)
         let opening = try protection(theirs, suite, isSealing: false)
         layer = RecordLayer(
-            sealing: sealing, opening: opening, isServer: isServer, limits: limits)
+            sealing: sealing, opening: opening, isServer: isServer,
+            contentBytesMax: contentBytesMax, limits: limits)
         pipe = CipherPipe(limits: limits)
         peerSealing = try protection(theirs, suite, isSealing: true)
         peerOpening = try protection(mine, suite, isSealing: false)
