@@ -116,6 +116,8 @@ package struct BrokerLimits: Sendable {
     package static let unproductivePerEnd: Int64 = 16
     /// Data of one stream before the next one's turn.
     package static let quantumBytes = 16_384
+    /// Bytes of a body to a supplier before the next one's turn, in quanta: most bodies whole.
+    package static let bodyTurnBytes = 256 * 1_024
 
     package init() {}
 

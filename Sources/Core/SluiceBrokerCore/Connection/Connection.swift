@@ -49,6 +49,8 @@ package struct Connection {
 
     /// Streams with data to send, oldest first.
     var ready = ReadyList()
+    /// Supplier: the last of them that has not been sent its ASSIGN; those stand in front.
+    var lastAssigning = noIndex
     /// Client: TOKENS bytes that may still be staged, and those that are and wait for their seal.
     var stagingFreeBytes: UInt32 = 0
     var stagedBytes: UInt32 = 0

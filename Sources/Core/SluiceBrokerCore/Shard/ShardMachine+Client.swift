@@ -159,7 +159,7 @@ extension ShardMachine {
             return abandon(stream, .bodyMismatch, out: &out)
         }
         let freeLeft = Int(WireLimits.freeBodyBytesMax - min(received, WireLimits.freeBodyBytesMax))
-        guard clientTasks[index].isAdmitted || byteCount <= freeLeft else {
+        guard clientTasks[index].isGranted || byteCount <= freeLeft else {
             return fail(connection, .creditExceeded, header: header, out: &out)
         }
         let freeBytes = min(byteCount, freeLeft)
@@ -168,6 +168,7 @@ extension ShardMachine {
             stream, place.lowerBound, byteCount, freeBytes: freeBytes, nowUs: nowUs, out: &out)
         streamTimers.schedule(
             stream, atMs: min(clientTasks[index].deadlineMs, nowUs / 1_000 + limits.uploadMs))
+        if uploads.hasWaiting { grantUploads(nowUs: nowUs, out: &out) }
         guard clientTasks[index].receivedBodyBytes == declared, clientTasks[index].isAdmitted else {
             return
         }
@@ -212,6 +213,7 @@ extension ShardMachine {
         clientTasks[index].bodyCompleteUs = nowUs
         counters.bodyBytesReceived += UInt64(byteCount)
         guard byteCount > 0 else { return }
+        uploadArrived(stream, byteCount: byteCount)
         clients[index].holdsBody = true
         out.actions.append(
             .storeBody(stream: stream, start: UInt32(start), count: UInt32(byteCount)))
@@ -220,7 +222,9 @@ extension ShardMachine {
 
     // MARK: Admission
 
-    mutating func admitted(_ stream: StreamRef, _ task: TaskIndex, out: inout ShardOutput) {
+    mutating func admitted(
+        _ stream: StreamRef, _ task: TaskIndex, nowUs: UInt64, out: inout ShardOutput
+    ) {
         let index = Int(stream.index)
         guard isCurrent(stream), clients[index].phase == .uploading else {
             // The stream ended while the dispatcher decided: give the reservation back.
@@ -234,9 +238,8 @@ extension ShardMachine {
         if clientTasks[index].receivedBodyBytes == declared {
             out.requests.append(.bodyComplete(task, stream))
         } else if declared > WireLimits.freeBodyBytesMax {
-            let frame = CreditFrame(limitBytes: UInt64(declared))
-            send(
-                .credit(clients[index].id, frame), on: clients[index].connection, out: &out)
+            uploads.wait(stream)
+            grantUploads(nowUs: nowUs, out: &out)
         }
     }
 
@@ -395,6 +398,7 @@ extension ShardMachine {
         precondition(!clients[index].isBound, "supplier still bound")
         streamTimers.cancel(stream)
         hasLanded(stream)
+        settleUpload(stream)
         dropQueued(stream, out: &out)
         if clients[index].holdsBody { out.actions.append(.dropBody(stream: stream)) }
         let connection = clients[index].connection

@@ -97,7 +97,7 @@ extension ShardMachine {
         let count = min(sendable, space)
         guard count == left || count >= WireLimits.bodyFrameBytesMin else { return .needsSpace }
         suppliers[slot].sentBodyBytes += UInt32(count)
-        rotate(supplier: bound)
+        endQuantum(supplier: bound, sentBytes: count)
         tellBodySent(bound, nowUs: nowUs, out: &out)
         return .body(suppliers[slot].id, supplier: bound, offset: offset, count: count)
     }
@@ -121,7 +121,8 @@ extension ShardMachine {
         suppliers[slot].isAssignSent = true
         suppliers[slot].limitSentBytes = limit
         suppliers[slot].sentBodyBytes = UInt32(inline)
-        rotate(supplier: bound)
+        unready(supplier: bound)
+        if bodyBytesSendable(bound) > 0 { appendReady(supplier: bound) }
         tellBodySent(bound, nowUs: nowUs, out: &out)
         return .assign(suppliers[slot].id, frame, supplier: bound, bodyBytes: inline)
     }
@@ -171,22 +172,38 @@ extension ShardMachine {
         markDirty(suppliers[Int(bound)].connection, out: &out)
     }
 
+    /// ASSIGNs stand in front of all bodies, so that a short task waits for no long prompt.
     private mutating func appendReady(supplier bound: UInt32) {
         suppliers[Int(bound)].isReady = true
-        suppliers[Int(bound)].nextReady = noIndex
         let slot = Int(suppliers[Int(bound)].connection)
-        if connections[slot].ready.tail == noIndex {
+        let before: UInt32
+        if suppliers[Int(bound)].isAssignSent {
+            before = connections[slot].ready.tail
+        } else {
+            before = connections[slot].lastAssigning
+            connections[slot].lastAssigning = bound
+        }
+        if before == noIndex {
+            suppliers[Int(bound)].nextReady = connections[slot].ready.head
             connections[slot].ready.head = bound
         } else {
-            suppliers[Int(connections[slot].ready.tail)].nextReady = bound
+            suppliers[Int(bound)].nextReady = suppliers[Int(before)].nextReady
+            suppliers[Int(before)].nextReady = bound
         }
-        connections[slot].ready.tail = bound
+        if connections[slot].ready.tail == before { connections[slot].ready.tail = bound }
     }
 
-    /// To the end of the line; leaves it when there is nothing more to send.
-    private mutating func rotate(supplier bound: UInt32) {
+    /// A body goes on until it is over or has had its turn: one after the other they are whole
+    /// sooner than side by side.
+    private mutating func endQuantum(supplier bound: UInt32, sentBytes: Int) {
+        supplierTasks[Int(bound)].turnBytes += sentBytes
+        let isOver = bodyBytesSendable(bound) == 0
+        guard isOver || supplierTasks[Int(bound)].turnBytes >= BrokerLimits.bodyTurnBytes else {
+            return
+        }
+        supplierTasks[Int(bound)].turnBytes = 0
         unready(supplier: bound)
-        if bodyBytesSendable(bound) > 0 { appendReady(supplier: bound) }
+        if !isOver { appendReady(supplier: bound) }
     }
 
     mutating func unready(client stream: UInt32) {
@@ -225,6 +242,7 @@ extension ShardMachine {
         } else {
             suppliers[Int(before)].nextReady = after
         }
+        if connections[slot].lastAssigning == bound { connections[slot].lastAssigning = before }
         if connections[slot].ready.tail == bound { connections[slot].ready.tail = before }
     }
 }

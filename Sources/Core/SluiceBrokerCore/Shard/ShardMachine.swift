@@ -33,6 +33,7 @@ package struct ShardMachine: ~Copyable {
     var gatedFrames: [UInt32: [GatedFrame]] = [:]
     /// First body bytes that may still land before the dispatcher has decided.
     var landingFreeBytes: Int
+    var uploads = UploadOrder()
     /// Deadlines of connections, of client streams and of supplier streams, by index.
     var connectionTimers: TimerWheel
     var streamTimers: TimerWheel
@@ -320,6 +321,7 @@ package struct ShardMachine: ~Copyable {
             }
             expired.removeAll(keepingCapacity: true)
         }
+        if uploads.hasWaiting { grantUploads(nowUs: nowUs, out: &out) }
         guard nowMs >= drainDeadlineMs else { return }
         drainDeadlineMs = .max
         for stream in clients.indices { drained(UInt32(stream), nowUs: nowUs, out: &out) }
@@ -407,7 +409,7 @@ package struct ShardMachine: ~Copyable {
             guard isCurrent(connection) else { return }
             sendReport(frames, on: connection.index, out: &out)
         case .admitted(let stream, let task):
-            admitted(stream, task, out: &out)
+            admitted(stream, task, nowUs: nowUs, out: &out)
         case .accepted(let stream, let task, let taskID, let position):
             accepted(stream, task, taskID, position: position, nowUs: nowUs, out: &out)
         case .refused(let stream, let code, let retryAfterMs):

@@ -16,11 +16,15 @@ struct ClientTask {
     /// What money is held for, and whether the dispatcher was asked for more.
     var held = HeldTokens.unbounded
     var isHoldAsked = false
-    /// The dispatcher reserved the body: bytes above the free ones may come.
+    /// The dispatcher reserved the body.
     var isAdmitted = false
+    /// Bytes above the free ones may come.
+    var isGranted = false
     /// Landing bytes that this stream holds until the dispatcher has reserved its body.
     var landingBytes: UInt32 = 0
     var receivedBodyBytes: UInt32 = 0
+    /// Of the body, what was granted and counts as under way (`UploadOrder`).
+    var underWayBodyBytes: UInt32 = 0
     var bodyCompleteUs: UInt64 = 0
     var ttftUs: UInt64?
 
@@ -44,4 +48,6 @@ struct SupplierTask {
     var deadlineMs: UInt64 = 0
     /// The limit to be sent with ASSIGN.
     var firstLimitBytes: UInt64 = 0
+    /// Body bytes sent since its turn began.
+    var turnBytes = 0
 }
