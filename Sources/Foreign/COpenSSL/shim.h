@@ -4,8 +4,11 @@
 #include <malloc.h>
 #include <stdint.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 #include <openssl/bio.h>
+#include <openssl/core_dispatch.h>
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
@@ -13,6 +16,7 @@
 #include <openssl/hmac.h>
 #include <openssl/opensslv.h>
 #include <openssl/pem.h>
+#include <openssl/provider.h>
 #include <openssl/rand.h>
 #include <openssl/sha.h>
 #include <openssl/ssl.h>
@@ -144,4 +148,112 @@ static inline void *sluice_wiping_realloc(void *block, size_t bytes, const char 
 static inline int sluice_use_wiping_heap(void) {
     return CRYPTO_set_mem_functions(
         sluice_wiping_malloc, sluice_wiping_realloc, sluice_wiping_free);
+}
+
+// An AEAD of a provider, without EVP in front of it: by what providers must offer for a cipher
+// (provider-cipher(7)). EVP asks the cipher for the length of its nonce by name for every record,
+// and looks up several names more.
+typedef struct {
+    OSSL_FUNC_cipher_newctx_fn *make;
+    OSSL_FUNC_cipher_freectx_fn *release;
+    OSSL_FUNC_cipher_encrypt_init_fn *begin_sealing;
+    OSSL_FUNC_cipher_decrypt_init_fn *begin_opening;
+    OSSL_FUNC_cipher_update_fn *update;
+    OSSL_FUNC_cipher_final_fn *finish;
+    OSSL_FUNC_cipher_get_ctx_params_fn *get;
+    OSSL_FUNC_cipher_set_ctx_params_fn *set;
+    void *provider;
+} sluice_aead;
+
+static inline int sluice_aead_take(sluice_aead *aead, const OSSL_DISPATCH *offered) {
+    for (; offered->function_id != 0; offered++) {
+        switch (offered->function_id) {
+        case OSSL_FUNC_CIPHER_NEWCTX: aead->make = OSSL_FUNC_cipher_newctx(offered); break;
+        case OSSL_FUNC_CIPHER_FREECTX: aead->release = OSSL_FUNC_cipher_freectx(offered); break;
+        case OSSL_FUNC_CIPHER_ENCRYPT_INIT:
+            aead->begin_sealing = OSSL_FUNC_cipher_encrypt_init(offered); break;
+        case OSSL_FUNC_CIPHER_DECRYPT_INIT:
+            aead->begin_opening = OSSL_FUNC_cipher_decrypt_init(offered); break;
+        case OSSL_FUNC_CIPHER_UPDATE: aead->update = OSSL_FUNC_cipher_update(offered); break;
+        case OSSL_FUNC_CIPHER_FINAL: aead->finish = OSSL_FUNC_cipher_final(offered); break;
+        case OSSL_FUNC_CIPHER_GET_CTX_PARAMS:
+            aead->get = OSSL_FUNC_cipher_get_ctx_params(offered); break;
+        case OSSL_FUNC_CIPHER_SET_CTX_PARAMS:
+            aead->set = OSSL_FUNC_cipher_set_ctx_params(offered); break;
+        default: break;
+        }
+    }
+    return aead->make && aead->release && aead->begin_sealing && aead->begin_opening
+        && aead->update && aead->finish && aead->get && aead->set;
+}
+
+// Finds the AEAD that EVP would use under this name; 0 where there is none. What is found stays
+// for the life of the process: the cipher that was fetched keeps its provider.
+static inline int sluice_aead_find(sluice_aead *aead, const char *name) {
+    int no_cache = 0, found = 0;
+    memset(aead, 0, sizeof *aead);
+    EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, name, NULL);
+    if (cipher == NULL) return 0;
+    const OSSL_PROVIDER *provider = EVP_CIPHER_get0_provider(cipher);
+    const OSSL_ALGORITHM *offers =
+        OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
+    size_t length = strlen(name);
+    for (; offers != NULL && offers->algorithm_names != NULL && !found; offers++) {
+        const char *names = offers->algorithm_names;
+        if (strncasecmp(names, name, length) != 0) continue;
+        if (names[length] != '\0' && names[length] != ':') continue;
+        found = sluice_aead_take(aead, offers->implementation);
+    }
+    aead->provider = OSSL_PROVIDER_get0_provider_ctx(provider);
+    if (!found) EVP_CIPHER_free(cipher);
+    return found;
+}
+
+static inline void *sluice_aead_make(const sluice_aead *aead) {
+    return aead->make(aead->provider);
+}
+
+static inline void sluice_aead_release(const sluice_aead *aead, void *context) {
+    aead->release(context);
+}
+
+// Begins a record; `key` NULL = the one that it has.
+static inline int sluice_aead_begin(
+    const sluice_aead *aead, void *context, int is_sealing, const unsigned char *key,
+    size_t key_bytes, const unsigned char *nonce, size_t nonce_bytes
+) {
+    return is_sealing
+        ? aead->begin_sealing(context, key, key_bytes, nonce, nonce_bytes, NULL)
+        : aead->begin_opening(context, key, key_bytes, nonce, nonce_bytes, NULL);
+}
+
+// `target` NULL = additional data. Neither AEAD keeps anything back.
+static inline int sluice_aead_update(
+    const sluice_aead *aead, void *context, unsigned char *target, const unsigned char *source,
+    size_t bytes
+) {
+    size_t written = 0;
+    return aead->update(context, target, &written, bytes, source, bytes);
+}
+
+static inline int sluice_aead_finish_sealing(
+    const sluice_aead *aead, void *context, unsigned char *tag, size_t tag_bytes
+) {
+    size_t written = 0;
+    OSSL_PARAM wanted[2] = {
+        {OSSL_CIPHER_PARAM_AEAD_TAG, OSSL_PARAM_OCTET_STRING, tag, tag_bytes, 0}, OSSL_PARAM_END,
+    };
+    return aead->finish(context, tag, &written, tag_bytes) && aead->get(context, wanted);
+}
+
+// 0 where the tag is another.
+static inline int sluice_aead_finish_opening(
+    const sluice_aead *aead, void *context, unsigned char *tag, size_t tag_bytes
+) {
+    size_t written = 0;
+    unsigned char none;
+    const OSSL_PARAM expected[2] = {
+        {OSSL_CIPHER_PARAM_AEAD_TAG, OSSL_PARAM_OCTET_STRING, tag, tag_bytes, 0}, OSSL_PARAM_END,
+    };
+    return aead->set(context, expected) && aead->finish(context, &none, &written, 1);
 }

@@ -450,7 +450,7 @@ package struct SecureServer<Backend: NetworkBackend & ~Copyable>: ~Copyable, @un
     /// ciphertext that is sealed or in flight. 0 unless the channel is established.
     @specialized(where Backend == RingBackend)
     @specialized(where Backend == EpollBackend)
-    package func sealBudgetBytes(_ channel: ChannelID) -> Int {
+    package mutating func sealBudgetBytes(_ channel: ChannelID) -> Int {
         guard let index = find(channel), unsafe channels[index].phase == .established else {
             return 0
         }

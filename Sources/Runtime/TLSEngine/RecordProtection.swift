@@ -21,8 +21,10 @@ package struct RecordProtection: ~Copyable {
 
     private let suite: RecordSuite
     private let isSealing: Bool
+    /// SAFETY: lives as long as the process.
+    private let aead: UnsafePointer<sluice_aead>
     /// SAFETY: owned, from `init` to `deinit`.
-    private let context: OpaquePointer
+    private let context: UnsafeMutableRawPointer
     /// The traffic secret, and behind it the nonce of the record at hand.
     ///
     /// SAFETY: owned, from `init` to `deinit`; in OpenSSL's heap, which wipes what is freed.
@@ -43,32 +45,36 @@ package struct RecordProtection: ~Copyable {
     ) -> RecordProtection? {
         TLSLibrary.prepare()
         let secretBytes = nonceOffset + RecordSuite.ivBytes
-        guard let context = unsafe EVP_CIPHER_CTX_new() else { return nil }
+        guard let aead = unsafe suite.aead, let context = unsafe sluice_aead_make(aead) else {
+            ERR_clear_error()
+            return nil
+        }
         guard let memory = unsafe CRYPTO_malloc(secretBytes, nil, 0) else {
-            unsafe EVP_CIPHER_CTX_free(context)
+            unsafe sluice_aead_release(aead, context)
             return nil
         }
         let secret = unsafe memory.bindMemory(to: UInt8.self, capacity: secretBytes)
         unsafe secret.update(from: trafficSecret, count: suite.secretBytes)
         var protection = unsafe RecordProtection(
-            suite: suite, isSealing: isSealing, context: context, secret: secret)
+            suite: suite, isSealing: isSealing, aead: aead, context: context, secret: secret)
         guard protection.install() else { return nil }
         return consume protection
     }
 
     @unsafe
     private init(
-        suite: RecordSuite, isSealing: Bool, context: OpaquePointer,
-        secret: UnsafeMutablePointer<UInt8>
+        suite: RecordSuite, isSealing: Bool, aead: UnsafePointer<sluice_aead>,
+        context: UnsafeMutableRawPointer, secret: UnsafeMutablePointer<UInt8>
     ) {
         self.suite = suite
         self.isSealing = isSealing
+        unsafe self.aead = aead
         unsafe self.context = context
         unsafe self.secret = secret
     }
 
     deinit {
-        unsafe EVP_CIPHER_CTX_free(context)
+        unsafe sluice_aead_release(aead, context)
         unsafe CRYPTO_free(secret, nil, 0)
     }
 
@@ -86,8 +92,9 @@ package struct RecordProtection: ~Copyable {
         let isDone =
             unsafe suite.expand(secret, label: "key", into: &key, count: suite.keyBytes)
             && suite.expand(secret, label: "iv", into: nonce, count: RecordSuite.ivBytes)
-            && EVP_CipherInit_ex(
-                context, suite.cipher, nil, key, nonce, isSealing ? 1 : 0) == 1
+            && sluice_aead_begin(
+                aead, context, isSealing ? 1 : 0, key, suite.keyBytes, nonce,
+                RecordSuite.ivBytes) == 1
         guard isDone else {
             ERR_clear_error()
             return false
@@ -122,15 +129,12 @@ package struct RecordProtection: ~Copyable {
         unsafe target[3] = UInt8(truncatingIfNeeded: bodyBytes >> 8)
         unsafe target[4] = UInt8(truncatingIfNeeded: bodyBytes)
         let body = unsafe target + Self.headerBytes
-        var written: Int32 = 0
         let isDone =
-            unsafe EVP_EncryptInit_ex(context, nil, nil, nil, nextNonce()) == 1
-            && EVP_EncryptUpdate(context, nil, &written, target, Int32(Self.headerBytes)) == 1
+            unsafe begin()
+            && sluice_aead_update(aead, context, nil, target, Self.headerBytes) == 1
             && encrypt(content, count, type, into: body)
-            && EVP_EncryptFinal_ex(context, body + count + 1, &written) == 1
-            && EVP_CIPHER_CTX_ctrl(
-                context, EVP_CTRL_AEAD_GET_TAG, Int32(RecordSuite.tagBytes),
-                body + count + 1) == 1
+            && sluice_aead_finish_sealing(
+                aead, context, body + count + 1, RecordSuite.tagBytes) == 1
         guard !isDone else { return true }
         // Short content was copied there first.
         unsafe OPENSSL_cleanse(target, count + Self.overheadBytes)
@@ -145,14 +149,19 @@ package struct RecordProtection: ~Copyable {
         _ content: UnsafePointer<UInt8>, _ count: Int, _ type: UInt8,
         into body: UnsafeMutablePointer<UInt8>
     ) -> Bool {
-        var written: Int32 = 0
         unsafe body[count] = type
         guard count > Self.copiedBytesMax else {
             unsafe body.update(from: content, count: count)
-            return unsafe EVP_EncryptUpdate(context, body, &written, body, Int32(count + 1)) == 1
+            return unsafe sluice_aead_update(aead, context, body, body, count + 1) == 1
         }
-        return unsafe EVP_EncryptUpdate(context, body, &written, content, Int32(count)) == 1
-            && EVP_EncryptUpdate(context, body + count, &written, body + count, 1) == 1
+        return unsafe sluice_aead_update(aead, context, body, content, count) == 1
+            && sluice_aead_update(aead, context, body + count, body + count, 1) == 1
+    }
+
+    /// The next record under the key at hand.
+    private mutating func begin() -> Bool {
+        unsafe sluice_aead_begin(
+            aead, context, isSealing ? 1 : 0, nil, 0, nextNonce(), RecordSuite.ivBytes) == 1
     }
 
     private static let copiedBytesMax = 512
@@ -170,18 +179,14 @@ package struct RecordProtection: ~Copyable {
     ) -> Bool {
         let body = unsafe record + Self.headerBytes
         let restBytes = bodyBytes - RecordSuite.tagBytes - firstBytes
-        let tag = unsafe UnsafeMutableRawPointer(mutating: body + firstBytes + restBytes)
-        var written: Int32 = 0
+        let tag = unsafe UnsafeMutablePointer(mutating: body + firstBytes + restBytes)
         let isDone =
-            unsafe EVP_DecryptInit_ex(context, nil, nil, nil, nextNonce()) == 1
-            && EVP_CIPHER_CTX_ctrl(
-                context, EVP_CTRL_AEAD_SET_TAG, Int32(RecordSuite.tagBytes), tag) == 1
-            && EVP_DecryptUpdate(context, nil, &written, record, Int32(Self.headerBytes)) == 1
-            && EVP_DecryptUpdate(context, target, &written, body, Int32(firstBytes)) == 1
+            unsafe begin()
+            && sluice_aead_update(aead, context, nil, record, Self.headerBytes) == 1
+            && sluice_aead_update(aead, context, target, body, firstBytes) == 1
             && (restBytes == 0
-                || EVP_DecryptUpdate(
-                    context, rest, &written, body + firstBytes, Int32(restBytes)) == 1)
-            && EVP_DecryptFinal_ex(context, target, &written) == 1
+                || sluice_aead_update(aead, context, rest, body + firstBytes, restBytes) == 1)
+            && sluice_aead_finish_opening(aead, context, tag, RecordSuite.tagBytes) == 1
         if !isDone { ERR_clear_error() }
         return isDone
     }

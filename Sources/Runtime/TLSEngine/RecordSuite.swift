@@ -42,8 +42,11 @@ package enum RecordSuite: Sendable {
         }
     }
 
-    /// The AEAD, fetched once for the process; nil where OpenSSL has none.
-    var cipher: OpaquePointer? {
+    /// The AEAD, found once for the process; nil where OpenSSL has none.
+    ///
+    /// SAFETY: never freed.
+    @unsafe
+    var aead: UnsafePointer<sluice_aead>? {
         switch self {
         case .aes128GCM: unsafe Self.aes128
         case .aes256GCM: unsafe Self.aes256
@@ -51,13 +54,21 @@ package enum RecordSuite: Sendable {
         }
     }
 
-    // SAFETY: made once, never freed; OpenSSL counts who uses them.
-    private nonisolated(unsafe) static let aes128 = unsafe EVP_CIPHER_fetch(
-        nil, "AES-128-GCM", nil)
-    private nonisolated(unsafe) static let aes256 = unsafe EVP_CIPHER_fetch(
-        nil, "AES-256-GCM", nil)
-    private nonisolated(unsafe) static let chacha20 = unsafe EVP_CIPHER_fetch(
-        nil, "ChaCha20-Poly1305", nil)
+    // SAFETY: made once, never changed, never freed.
+    private nonisolated(unsafe) static let aes128 = unsafe find("AES-128-GCM")
+    private nonisolated(unsafe) static let aes256 = unsafe find("AES-256-GCM")
+    private nonisolated(unsafe) static let chacha20 = unsafe find("ChaCha20-Poly1305")
+
+    @unsafe
+    private static func find(_ name: String) -> UnsafePointer<sluice_aead>? {
+        let aead = UnsafeMutablePointer<sluice_aead>.allocate(capacity: 1)
+        unsafe aead.initialize(to: sluice_aead())
+        guard unsafe sluice_aead_find(aead, name) == 1 else {
+            unsafe aead.deallocate()
+            return nil
+        }
+        return unsafe UnsafePointer(aead)
+    }
 
     /// HKDF-Expand-Label with an empty context, at most `secretBytes` of it (RFC 8446, 7.1): one
     /// block of HKDF-Expand (RFC 5869, 2.3). False where OpenSSL fails.

@@ -296,6 +296,11 @@ package struct InMemoryBroker: ~Copyable {
         return sealed
     }
 
+    /// A task waits for an entry of the directory.
+    package var isLeaseAwaited: Bool {
+        mutating get { dispatcher.isLeaseAwaited }
+    }
+
     /// Client streams of all shards that are not idle.
     package var openStreams: Int { shards.reduce(0) { $0 + $1.machine.openTasks } }
 

@@ -286,7 +286,7 @@ struct DispatchRig: ~Copyable {
 
     // MARK: Money
 
-    var isLeaseAwaited: Bool { dispatcher.isLeaseAwaited }
+    var isLeaseAwaited: Bool { mutating get { dispatcher.isLeaseAwaited } }
     var openTasks: Int { dispatcher.openTasks }
     var reservedBytes: Int { dispatcher.reservedBytes }
     var counters: DispatchCounters { dispatcher.counters }

@@ -187,5 +187,7 @@ extension Dispatcher {
     }
 
     /// Somebody waits for an entry of the directory.
-    package var isLeaseAwaited: Bool { !waitingLeases.isEmpty }
+    package var isLeaseAwaited: Bool {
+        mutating get { !waitingLeases.isEmpty }
+    }
 }

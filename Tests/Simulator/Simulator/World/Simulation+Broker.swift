@@ -47,7 +47,7 @@ extension Simulation {
         guard !node.isBrokerDown else { return }
         if node.broker.hasWork {
             planTurn(node)
-        } else if node.broker.dispatcher.isLeaseAwaited, !node.isTurnDue {
+        } else if node.broker.isLeaseAwaited, !node.isTurnDue {
             // As a shard's loop looks at its directory while tasks wait for it.
             node.isTurnDue = true
             at(nowUs + 5_000, .turn(node: node.number))
