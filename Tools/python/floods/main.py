@@ -28,8 +28,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 _SHARED_MEMORY = "/dev/shm"
 _MIB = 1 << 20
 _BODY_MIB, _ANSWER_MIB = 128, 128
-_QUIET_SECONDS = 2.0
-_BURNING_SECONDS = 2.0
+# Of quiet and of burning. Longer where the flood is: a percentile of few tasks says little.
+_BESIDE_SECONDS_MIN, _BESIDE_SECONDS_MAX = 2.0, 10.0
+_FIRST = -19
 _OFFENDER_SECONDS = 20.0  # beyond its time, until it has seen what it still must see
 # What a gauge or the neighbours themselves change says nothing of the offender.
 _SHOWN = ("connectionsAccepted", "connectionsCut", "handshakesCompleted", "handshakesFailed",
@@ -120,6 +121,19 @@ class _Spent:
         return {name: round(part, 2) for name, part in used.items()}
 
 
+def _go_first(first: bool, pid: int = 0) -> bool:
+    """Whether this thread, or the process, could be put in front of what else wants a processor.
+
+    The neighbours and the paced supplier are one thread. Where all processors are in use it would
+    wait for its own turn several times a task, and their times would be the scheduler's, not the
+    broker's.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, _FIRST if first else 0)
+        return True
+    return False
+
+
 async def _flood(flood: Flood, seconds: float, deployment: Deployment,
                  result: dict[str, Any]) -> None:
     """Runs one flood; fills ``result`` as far as it comes. Raises ``Failed``."""
@@ -134,16 +148,18 @@ async def _flood(flood: Flood, seconds: float, deployment: Deployment,
     supplier.grant(1_024)
     neighbours = Neighbours(deployment)
     await neighbours.start()
+    result["neighboursFirst"] = _go_first(True)
     await asyncio.sleep(0.5)
     neighbours.next_times()
-    await asyncio.sleep(_QUIET_SECONDS)
+    beside_seconds = max(_BESIDE_SECONDS_MIN, min(_BESIDE_SECONDS_MAX, seconds / 3))
+    await asyncio.sleep(beside_seconds)
     neighbours.check()
     quiet = neighbours.next_times()
     # The same core in use, but not a byte for the broker: what of the neighbours' wait is the
     # machine's.
-    burner = _start_offender(BURNER, _BURNING_SECONDS, deployment)
+    burner = _start_offender(BURNER, beside_seconds, deployment)
     spent = _Spent(deployment, worker)
-    result["processorBurning"] = await _beside(burner, neighbours, _BURNING_SECONDS, spent)
+    result["processorBurning"] = await _beside(burner, neighbours, beside_seconds, spent)
     burning = neighbours.next_times()
     gauges = _Gauges(deployment)
     before, memory = _counters(deployment), gauges.memory
@@ -151,6 +167,7 @@ async def _flood(flood: Flood, seconds: float, deployment: Deployment,
     spent = _Spent(deployment, worker)
     result["processor"] = await _beside(offender, neighbours, seconds, spent)
     beside = neighbours.next_times()
+    _go_first(False)
     await gauges.stop()
     status = await offender.ended(5)
     check(status == 0, f"the offender failed: {offender.log_text()[-600:]}")
@@ -186,10 +203,12 @@ async def _flood(flood: Flood, seconds: float, deployment: Deployment,
 
 
 def _start_offender(name: str, seconds: float, deployment: Deployment) -> Program:
-    return deployment.start_module(
+    offender = deployment.start_module(
         "offender", "floods.offender", name, deployment.host, str(deployment.port),
         deployment.ca_file, str(deployment.certificates / "offender.key"),
         str(deployment.certificates / "supplier-2.token"), f"{seconds:g}")
+    _go_first(False, offender.pid)  # it began as this thread is
+    return offender
 
 
 async def _beside(offender: Program, neighbours: Neighbours, seconds: float,
