@@ -62,6 +62,8 @@ struct Module {
     }
 }
 
+let basicContainers = Target.Dependency.product(
+    name: "BasicContainers", package: "swift-collections")
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioConcurrency = Target.Dependency.product(
     name: "NIOConcurrencyHelpers", package: "swift-nio")
@@ -95,7 +97,8 @@ let modules: [Module] = [
     Module(.core, "SluiceRecordFormat", uses: ["SluiceWire"]),
     Module(.core, "SluiceLedgerCore", uses: ["SluiceWire", "SluiceRecordFormat"]),
     Module(
-        .core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"]),
+        .core, "SluiceBrokerCore", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore"],
+        packages: [basicContainers]),
 
     Module(.runtime, "LockFree"),
     Module(.runtime, "ContentArena", uses: ["CLinuxIO"]),
@@ -109,7 +112,8 @@ let modules: [Module] = [
     Module(.runtime, "SQLiteBinding", packages: [grdb, sqlite]),
 
     Module(
-        .sdk, "SluiceInMemory", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore"]),
+        .sdk, "SluiceInMemory", uses: ["SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore"],
+        packages: [basicContainers]),
     Module(
         .sdk, "SluiceTransport", uses: ["SluiceWire", "SluiceSession"],
         packages: [nioCore, nioPosix, nioTLS, nioSSL, logging]),
@@ -145,7 +149,7 @@ let modules: [Module] = [
         uses: [
             "SluiceWire", "SluiceRecordFormat", "SluiceBrokerCore", "LockFree", "ContentArena",
             "LinuxIO", "TLSEngine", "SecureTransport", "SharedMemory",
-        ]),
+        ], packages: [basicContainers]),
     Module(.product, "JSONScanning"),
     Module(
         .product, "Worker",
@@ -307,7 +311,7 @@ let testTargets: [Target] = [
         uses: [
             "SluiceWire", "SluiceSession", "SluiceRecordFormat", "SluiceLedgerCore",
             "SluiceBrokerCore", "SluiceInMemory",
-        ]),
+        ], packages: [basicContainers]),
     tests(
         "DevelopmentTests", in: "Product",
         uses: ["SluiceWire", "SluiceRecordFormat", "SharedMemory", "Store", "Development"]),
@@ -413,6 +417,7 @@ let package = Package(
     dependencies: [
         .package(
             url: "https://github.com/apple/swift-argument-parser", .upToNextMinor(from: "1.8.2")),
+        .package(url: "https://github.com/apple/swift-collections", .upToNextMinor(from: "1.6.0")),
         .package(url: "https://github.com/apple/swift-log", .upToNextMinor(from: "1.16.2")),
         .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
         .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),

@@ -1,3 +1,4 @@
+package import BasicContainers
 package import SluiceRecordFormat
 package import SluiceWire
 
@@ -229,8 +230,8 @@ package struct HeldTokens: Equatable, Sendable {
 
 /// What a dispatcher call leaves to be done, in order.
 package struct DispatcherOutput: ~Copyable {
-    package var messages: [ShardMessage] = []
-    package var journal: [JournalAction] = []
+    package var messages = UniqueArray<ShardMessage>()
+    package var journal = UniqueArray<JournalAction>()
 
     package init() {}
 }

@@ -1,3 +1,5 @@
+import BasicContainers
+
 /// Deadlines of a fixed set of ids, at a precision of one tick. Scheduling, moving and cancelling
 /// cost a few list operations; nothing is allocated after `init` except when the set grows.
 ///
@@ -9,18 +11,18 @@ package struct TimerWheel: ~Copyable {
     private static let slotCount = 1_024
     private static let none = UInt32.max
 
-    private var heads: [UInt32]
-    private var next: [UInt32] = []
-    private var previous: [UInt32] = []
-    private var slotOf: [UInt16] = []
+    private var heads: UniqueArray<UInt32>
+    private var next = UniqueArray<UInt32>()
+    private var previous = UniqueArray<UInt32>()
+    private var slotOf = UniqueArray<UInt16>()
     /// `.max` for an id without a deadline.
-    private var dueMs: [UInt64] = []
+    private var dueMs = UniqueArray<UInt64>()
     private var tick: UInt64
     /// Ids with a deadline.
     package private(set) var count = 0
 
     package init(nowMs: UInt64) {
-        heads = [UInt32](repeating: Self.none, count: Self.slotCount)
+        heads = UniqueArray(repeating: Self.none, count: Self.slotCount)
         tick = nowMs / Self.tickMs
     }
 

@@ -1,3 +1,4 @@
+import BasicContainers
 import ContentArena
 import LinuxIO
 import SecureTransport

@@ -1,3 +1,4 @@
+import BasicContainers
 import ContentArena
 import LinuxIO
 import LockFree
@@ -47,8 +48,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     var output = ShardOutput()
     /// Requests that are being handed over, while the core may make new ones.
-    private var requests: [DispatchRequest] = []
-    private var messages: [ShardMessage] = []
+    private var requests = UniqueArray<DispatchRequest>()
+    private var messages = UniqueArray<ShardMessage>()
     var closing: [(channel: ChannelID, afterSending: Bool)] = []
     /// Accepted in this turn. They get their places after its other events: a place that has just
     /// become free may still be another connection's for the core.
@@ -334,7 +335,9 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     /// thread; else passes on what the shard asks.
     mutating func settle() {
         guard hasSeat else {
-            for request in output.requests { requestOutlet.send(request) }
+            for position in output.requests.indices {
+                requestOutlet.send(output.requests[position])
+            }
             output.requests.removeAll(keepingCapacity: true)
             return
         }
@@ -348,7 +351,9 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     private mutating func takeOwnMessages() {
         seat?.swapOwnMessages(&messages)
-        for message in messages { shard.received(message, nowUs: nowUs, out: &output) }
+        for position in messages.indices {
+            shard.received(messages[position], nowUs: nowUs, out: &output)
+        }
         messages.removeAll(keepingCapacity: true)
         perform()
     }

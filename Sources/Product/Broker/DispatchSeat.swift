@@ -1,3 +1,4 @@
+import BasicContainers
 import LockFree
 import SharedMemory
 import SluiceBrokerCore
@@ -15,7 +16,7 @@ struct DispatchSeat: ~Copyable {
     private var outlets: [Outlet<ShardMessage>]
     private let ownShard: UInt16?
     /// Answers for the shard of this thread, oldest first.
-    private var ownMessages: [ShardMessage] = []
+    private var ownMessages = UniqueArray<ShardMessage>()
     private let log: BrokerLog
     private var lastPollUs: UInt64 = 0
     private var lastReportUs: UInt64 = 0
@@ -77,9 +78,11 @@ struct DispatchSeat: ~Copyable {
     }
 
     /// Answers the shard of this thread.
-    mutating func ask(_ requests: [DispatchRequest], nowUs: UInt64, wallUs: UInt64) {
-        for request in requests {
-            dispatcher.received(request, nowUs: nowUs, wallUs: wallUs, out: &output)
+    mutating func ask(
+        _ requests: borrowing UniqueArray<DispatchRequest>, nowUs: UInt64, wallUs: UInt64
+    ) {
+        for position in requests.indices {
+            dispatcher.received(requests[position], nowUs: nowUs, wallUs: wallUs, out: &output)
         }
         finish()
     }
@@ -90,7 +93,9 @@ struct DispatchSeat: ~Copyable {
     }
 
     /// Exchanges the answers to the shard of this thread, oldest first, for an empty list.
-    mutating func swapOwnMessages(_ empty: inout [ShardMessage]) { swap(&empty, &ownMessages) }
+    mutating func swapOwnMessages(_ empty: inout UniqueArray<ShardMessage>) {
+        swap(&empty, &ownMessages)
+    }
 
     /// What was written is published before any shard can hear of it.
     private mutating func finish() {
@@ -100,11 +105,12 @@ struct DispatchSeat: ~Copyable {
             dispatcher.published()
         }
         guard !output.messages.isEmpty else { return }
-        for message in output.messages {
-            if message.shard == ownShard {
-                ownMessages.append(message)
+        for position in output.messages.indices {
+            let shard = output.messages[position].shard
+            if shard == ownShard {
+                ownMessages.append(output.messages[position])
             } else {
-                outlets[Int(message.shard)].send(message)
+                outlets[Int(shard)].send(output.messages[position])
             }
         }
         output.messages.removeAll(keepingCapacity: true)

@@ -1,3 +1,4 @@
+import BasicContainers
 import SharedMemory
 import SluiceBrokerCore
 import SluiceRecordFormat
@@ -33,9 +34,9 @@ struct InstanceJournal: ~Copyable {
 
     /// Performs the writes in order and publishes them. Only then may any message of the same
     /// turn go out.
-    mutating func write(_ actions: [JournalAction]) {
+    mutating func write(_ actions: borrowing UniqueArray<JournalAction>) {
         guard !actions.isEmpty else { return }
-        for action in actions { perform(action) }
+        for position in actions.indices { perform(actions[position]) }
         instance.journal.publish()
         for slot in ended { instance.table.clearSlot(Int(slot)) }
         ended.removeAll(keepingCapacity: true)

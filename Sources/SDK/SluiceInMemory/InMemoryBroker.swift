@@ -1,3 +1,4 @@
+import BasicContainers
 package import SluiceBrokerCore
 package import SluiceRecordFormat
 package import SluiceWire
@@ -259,7 +260,10 @@ package struct InMemoryBroker: ~Copyable {
         }
         publish()
         guard !instance.isDead else { return }
-        for message in dispatch.messages { shards[Int(message.shard)].messages.append(message) }
+        for position in dispatch.messages.indices {
+            let message = dispatch.messages[position]
+            shards[Int(message.shard)].messages.append(message)
+        }
         dispatch.messages.removeAll(keepingCapacity: true)
     }
 

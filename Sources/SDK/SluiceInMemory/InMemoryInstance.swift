@@ -1,3 +1,4 @@
+package import BasicContainers
 package import SluiceBrokerCore
 package import SluiceRecordFormat
 package import SluiceWire
@@ -84,8 +85,8 @@ package struct InMemoryInstance: Sendable {
 
     /// Performs the dispatcher's writes in order and publishes them. Only then may any message of
     /// the same turn go out.
-    package mutating func write(_ actions: [JournalAction]) {
-        for action in actions { perform(action) }
+    package mutating func write(_ actions: borrowing UniqueArray<JournalAction>) {
+        for position in actions.indices { perform(actions[position]) }
         publish()
         for slot in endedSlots { store(slot, .acceptSequence, 0) }
         endedSlots.removeAll(keepingCapacity: true)

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceBrokerCore
 import SluiceWire
 
@@ -213,7 +214,7 @@ final class InMemoryShard {
 
     /// Performs the core's orders in order. Ranges are places in `chunk`.
     func perform(on chunk: [UInt8]) {
-        for frame in output.staged { stage(frame, chunk) }
+        for position in output.staged.indices { stage(output.staged[position], chunk) }
         for position in 0..<output.actions.count where !files.instance.isDead {
             switch output.actions[position] {
             case .enqueueTokens(let stream, let headerWord, let streamID, let start, let count):
@@ -269,7 +270,7 @@ final class InMemoryShard {
             files.instance.delivered(output.delivered[position])
         }
         output.removeActions()
-        requests += output.requests
+        for position in output.requests.indices { requests.append(output.requests[position]) }
         output.requests.removeAll(keepingCapacity: true)
     }
 

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceBrokerCore
 import SluiceLedgerCore
 import SluiceRecordFormat
@@ -90,8 +91,8 @@ struct DispatchRig: ~Copyable {
     }
 
     private mutating func note() {
-        for action in out.journal {
-            switch action {
+        for position in out.journal.indices {
+            switch out.journal[position] {
             case .ended(_, let record): ended.append(record)
             case .assigned(_, let assignment): assignments.append(assignment)
             case .refused(let record): refusals.append(record)
@@ -99,8 +100,8 @@ struct DispatchRig: ~Copyable {
             case .accepted, .name: break
             }
         }
-        for message in out.messages {
-            switch message {
+        for position in out.messages.indices {
+            switch out.messages[position] {
             case .accepted(let stream, let task, _, _): taskOf[Int(stream.index)] = task
             case .assign(let stream, let connection, _, _, let held):
                 self.held[stream.index] = held

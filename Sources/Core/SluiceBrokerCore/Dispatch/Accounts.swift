@@ -1,3 +1,4 @@
+import BasicContainers
 package import SluiceLedgerCore
 package import SluiceRecordFormat
 package import SluiceWire
@@ -257,9 +258,11 @@ extension Dispatcher {
 
     /// Sum of the holds of an account's open tasks.
     package func heldForTasks(ofAccount number: UInt64) -> MicroUSD {
-        tasks.reduce(.zero) { sum, task in
-            task.account == number && task.state != .idle && task.state != .ended
-                ? MicroUSD(sum.rawValue + task.hold.rawValue) : sum
+        var sum = MicroUSD.zero
+        for index in tasks.indices where tasks[index].account == number {
+            guard tasks[index].state != .idle, tasks[index].state != .ended else { continue }
+            sum = MicroUSD(sum.rawValue + tasks[index].hold.rawValue)
         }
+        return sum
     }
 }

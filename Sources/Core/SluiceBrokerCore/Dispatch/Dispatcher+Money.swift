@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceWire
 
 // What a supplier is told when it asks how it stands [S14].

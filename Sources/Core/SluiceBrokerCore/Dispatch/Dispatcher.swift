@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
@@ -18,13 +19,13 @@ package struct Dispatcher: ~Copyable {
     /// Credentials by the digest of their secret or certificate.
     var credentials: [Digest256: DirectoryCredential] = [:]
     /// By shard, then connection index.
-    var peers: [[Peer]] = []
-    var accounts: [Account] = []
+    var peers = UniqueArray<UniqueArray<Peer>>()
+    var accounts = UniqueArray<Account>()
     var accountByNumber: [UInt64: UInt32] = [:]
-    var keys: [Key] = []
+    var keys = UniqueArray<Key>()
     var keyByDigest: [Digest256: UInt32] = [:]
     /// Of prepaid accounts, with those where somebody waits and those whose LEASE found no room.
-    var leases: [AccountLease] = []
+    var leases = UniqueArray<AccountLease>()
     var waitingLeases: [UInt32] = []
     var dueLeases: [UInt32] = []
     var idempotency: IdempotencyTable
@@ -33,32 +34,32 @@ package struct Dispatcher: ~Copyable {
     var nextPriceChangeUs = UInt64.max
     /// The wall clock, as the shell last told it.
     var wallUs: UInt64 = 0
-    var identities: [SupplierIdentity] = []
-    var idleIdentities: [UInt32] = []
+    var identities = UniqueArray<SupplierIdentity>()
+    var idleIdentities = UniqueArray<UInt32>()
     var identityByNumber: [UInt64: UInt32] = [:]
     /// Identities whose breaker is open, and when the first of them may be tried.
     var openBreakers: [UInt32] = []
     var nextProbeUs = UInt64.max
-    var suppliers: [Supplier] = []
-    var idleSuppliers: [UInt32] = []
-    var offers: [Offer] = []
-    var idleOffers: [UInt32] = []
+    var suppliers = UniqueArray<Supplier>()
+    var idleSuppliers = UniqueArray<UInt32>()
+    var offers = UniqueArray<Offer>()
+    var idleOffers = UniqueArray<UInt32>()
     /// Position of `ageOffers`.
     var agedOffer = 0
     var lost = LostMatches()
     var books: SupplierBooks
     var frontier = Frontier()
     var affinity: AffinityTable
-    var models: [Model] = []
+    var models = UniqueArray<Model>()
     var modelByName: [ModelName: UInt32] = [:]
     var namesByIdentity: [UInt64: Int] = [:]
     /// Names that the journal had no room for yet; at most `limits.models`.
     var unwrittenNames: [NameRecord] = []
 
-    var tasks: [DispatchTask] = []
-    var idleTasks: [TaskIndex] = []
+    var tasks = UniqueArray<DispatchTask>()
+    var idleTasks = UniqueArray<TaskIndex>()
     /// Slots whose ENDED is not published yet.
-    var endedTasks: [TaskIndex] = []
+    var endedTasks = UniqueArray<TaskIndex>()
     var taskCounter: UInt64 = 0
     /// How often a task was put into a queue.
     var arrivals: UInt64 = 0
@@ -106,7 +107,8 @@ package struct Dispatcher: ~Copyable {
     /// What suppliers offer now. Walks all suppliers and offers: for reports, not for tasks.
     package var supply: SupplyCount {
         var count = SupplyCount()
-        for supplier in suppliers where supplier.isPresent {
+        for index in suppliers.indices where suppliers[index].isPresent {
+            let supplier = suppliers[index]
             count.suppliers += 1
             count.slotsInUse += UInt64(supplier.inUse)
             var ofOffers: UInt64 = 0
@@ -173,7 +175,8 @@ package struct Dispatcher: ~Copyable {
 
     /// Everything written so far is published: slots of ended tasks are free again.
     package mutating func published() {
-        for task in endedTasks {
+        for position in endedTasks.indices {
+            let task = endedTasks[position]
             tasks[Int(task)].state = .idle
             idleTasks.append(task)
         }
@@ -263,7 +266,9 @@ package struct Dispatcher: ~Copyable {
 
     mutating func peer(_ connection: ConnectionRef) -> Peer? { Self.peer(connection, in: peers) }
 
-    static func peer(_ connection: ConnectionRef, in peers: [[Peer]]) -> Peer? {
+    static func peer(
+        _ connection: ConnectionRef, in peers: borrowing UniqueArray<UniqueArray<Peer>>
+    ) -> Peer? {
         let shard = Int(connection.shard)
         guard shard < peers.count, Int(connection.index) < peers[shard].count else { return nil }
         let peer = peers[shard][Int(connection.index)]
@@ -271,7 +276,7 @@ package struct Dispatcher: ~Copyable {
     }
 
     private mutating func setPeer(_ connection: ConnectionRef, _ peer: Peer) {
-        while peers.count <= Int(connection.shard) { peers.append([]) }
+        while peers.count <= Int(connection.shard) { peers.append(UniqueArray()) }
         while peers[Int(connection.shard)].count <= Int(connection.index) {
             peers[Int(connection.shard)].append(Peer())
         }

@@ -1,3 +1,5 @@
+import BasicContainers
+
 import SluiceWire
 
 /// A waiting task, or the first of a set of them with what they ask at the least.
@@ -69,7 +71,9 @@ struct FairQueue {
         var raised: UInt64 = 0
         var isDebtor = false
 
-        fileprivate func look(_ search: inout QueueSearch, _ all: [DispatchTask]) {
+        fileprivate func look(
+            _ search: inout QueueSearch, _ all: borrowing UniqueArray<DispatchTask>
+        ) {
             search.look(1, tasks.nodes, capacity: tasks.capacity, members, all)
         }
     }
@@ -306,7 +310,7 @@ struct FairQueue {
     /// The first task in order that this offer may run.
     func first(
         for offer: OfferNode, region: ShortText?, identity: UInt64, nowUs: UInt64,
-        _ tasks: [DispatchTask]
+        _ tasks: borrowing UniqueArray<DispatchTask>
     ) -> TaskIndex? {
         guard count > 0 else { return nil }
         var search = QueueSearch(
@@ -318,7 +322,8 @@ struct FairQueue {
 
     /// Below `top` of the accounts, which can come before what was found.
     private func look(
-        _ top: Int, _ nodes: [TaskNode], _ search: inout QueueSearch, _ tasks: [DispatchTask]
+        _ top: Int, _ nodes: [TaskNode], _ search: inout QueueSearch,
+        _ tasks: borrowing UniqueArray<DispatchTask>
     ) {
         guard let at = search.goDown(from: top, nodes, capacity: order.capacity) else {
             return climb(from: search.stoppedAt, to: top, nodes, &search, tasks)
@@ -337,7 +342,7 @@ struct FairQueue {
 
     private func climb(
         from start: Int, to top: Int, _ nodes: [TaskNode], _ search: inout QueueSearch,
-        _ tasks: [DispatchTask]
+        _ tasks: borrowing UniqueArray<DispatchTask>
     ) {
         var at = start
         while at != top {
@@ -388,7 +393,7 @@ private struct QueueSearch {
     /// Below `top` of one account's tasks.
     mutating func look(
         _ top: Int, _ nodes: [TaskNode], capacity: Int, _ members: [TaskIndex],
-        _ tasks: [DispatchTask]
+        _ tasks: borrowing UniqueArray<DispatchTask>
     ) {
         let found = goDown(from: top, nodes, capacity: capacity)
         if let found {

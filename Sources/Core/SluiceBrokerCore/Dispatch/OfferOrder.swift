@@ -1,3 +1,5 @@
+import BasicContainers
+
 import SluiceRecordFormat
 import SluiceWire
 
@@ -194,7 +196,7 @@ struct OfferSearch {
     /// with the best that is noted whenever that is better than where it is. So it enters only
     /// nodes that are as good as what it finds. `members` names the offer of each leaf.
     mutating func run(
-        _ tree: Tournament<OfferNode>, _ members: [UInt32], _ offers: [Offer],
+        _ tree: Tournament<OfferNode>, _ members: [UInt32], _ offers: borrowing UniqueArray<Offer>,
         _ frontier: inout Frontier
     ) {
         guard tree.capacity > 0, canServe(tree.root) else { return }

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceWire
 
 extension ShardMachine {

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceWire
 
 // The usual way of a TOKENS frame: nothing of its stream waits and its connection takes bytes,
@@ -45,7 +46,8 @@ extension ShardMachine {
     /// Tells suppliers that what was staged has made room. Once a turn, after it was sealed [C8].
     package mutating func creditStaged(nowUs: UInt64, out: inout ShardOutput) {
         guard !staging.isEmpty else { return }
-        for stream in staging {
+        for position in staging.indices {
+            let stream = staging[position]
             clients[Int(stream)].stagedBytes = 0
             refreshSupplierLimit(stream, nowUs: nowUs, out: &out)
         }

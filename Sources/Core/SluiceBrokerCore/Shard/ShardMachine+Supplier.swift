@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceWire
 
 // The supplier's end of a task: ASSIGN, body, TOKENS, END.
@@ -44,7 +45,7 @@ extension ShardMachine {
     /// Which supplier stream a client's stream is bound to, so that its messages find it.
     private mutating func remember(_ client: StreamRef, _ bound: UInt32) {
         let shard = Int(client.shard)
-        while boundByClient.count <= shard { boundByClient.append([]) }
+        while boundByClient.count <= shard { boundByClient.append(UniqueArray()) }
         while boundByClient[shard].count <= Int(client.index) {
             boundByClient[shard].append(noIndex)
         }

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceRecordFormat
 package import SluiceWire
 
@@ -18,15 +19,15 @@ package struct ShardMachine: ~Copyable {
     package internal(set) var tokenGaps = [UInt64](
         repeating: 0, count: StatisticsLayout.bucketCount)
 
-    var connections: [Connection]
-    var clients: [ClientStream] = []
-    var clientTasks: [ClientTask] = []
-    var suppliers: [SupplierStream] = []
-    var supplierTasks: [SupplierTask] = []
-    var idleClients: [UInt32] = []
-    var idleSuppliers: [UInt32] = []
+    var connections: UniqueArray<Connection>
+    var clients = UniqueArray<ClientStream>()
+    var clientTasks = UniqueArray<ClientTask>()
+    var suppliers = UniqueArray<SupplierStream>()
+    var supplierTasks = UniqueArray<SupplierTask>()
+    var idleClients = UniqueArray<UInt32>()
+    var idleSuppliers = UniqueArray<UInt32>()
     /// By shard, then client stream: the supplier stream that it is bound to.
-    var boundByClient: [[UInt32]] = []
+    var boundByClient = UniqueArray<UniqueArray<UInt32>>()
     /// Submissions whose idempotency key is being hashed.
     var keyedSubmissions: [Submission] = []
     /// By client stream: the frames behind its gate, oldest first.
@@ -43,7 +44,7 @@ package struct ShardMachine: ~Copyable {
     var stagingFreeConnections: Int
     /// Client streams of which frames were staged in this turn, and how many entries from the
     /// front were entered in the books. One that staged on after that stands in it again.
-    var staging: [UInt32] = []
+    var staging = UniqueArray<UInt32>()
     var committedStaging = 0
     /// GO-AWAY was sent; no new task is taken.
     package internal(set) var isDraining = false
@@ -64,7 +65,7 @@ package struct ShardMachine: ~Copyable {
         landingFreeBytes = limits.landingArenaBytes
         stagingFreeConnections = limits.stagingConnections
         self.instance = instance
-        connections = [Connection](repeating: Connection(), count: limits.connections)
+        connections = UniqueArray(repeating: Connection(), count: limits.connections)
         connectionTimers = TimerWheel(nowMs: nowUs / 1_000)
         streamTimers = TimerWheel(nowMs: nowUs / 1_000)
         supplierTimers = TimerWheel(nowMs: nowUs / 1_000)

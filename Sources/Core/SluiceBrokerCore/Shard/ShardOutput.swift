@@ -1,3 +1,4 @@
+package import BasicContainers
 import SluiceRecordFormat
 package import SluiceWire
 
@@ -69,18 +70,18 @@ package struct DeliveredTokens {
 
 /// What a shard call leaves to be done, in order.
 package struct ShardOutput: ~Copyable {
-    package var actions: [ShardAction] = []
+    package var actions = UniqueArray<ShardAction>()
     /// Independent of `actions`: no order touches what another stages.
-    package var staged: [StagedFrame] = []
+    package var staged = UniqueArray<StagedFrame>()
     /// To be done behind `actions`: a time to first token is written before its tokens are counted.
-    package var delivered: [DeliveredTokens] = []
-    package var requests: [DispatchRequest] = []
+    package var delivered = UniqueArray<DeliveredTokens>()
+    package var requests = UniqueArray<DispatchRequest>()
     /// What `relay` actions name; forgotten with them.
-    package var relayed: [RelayMessage] = []
+    package var relayed = UniqueArray<RelayMessage>()
     /// What `report` actions name; forgotten with them.
-    package var reports: [[UInt8]] = []
+    package var reports = UniqueArray<[UInt8]>()
     /// Connections that have something to send since the list was last taken.
-    package var dirty: [UInt32] = []
+    package var dirty = UniqueArray<UInt32>()
 
     /// Every action is performed.
     package mutating func removeActions() {

@@ -1,3 +1,4 @@
+import BasicContainers
 import SluiceWire
 
 /// Whose body may come next: credit for bodies goes out in the order of admission, for a bounded
