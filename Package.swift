@@ -334,8 +334,8 @@ let testTargets: [Target] = [
     tests(
         "StoreTests", in: "Product",
         uses: [
-            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "PostgresConnection", "Store",
-            "RecordTestSupport",
+            "SluiceWire", "SluiceRecordFormat", "SluiceLedgerCore", "PostgresConnection",
+            "SQLiteBinding", "Store", "RecordTestSupport",
         ],
         packages: [grdb]),
     tests(

@@ -19,6 +19,24 @@ package struct IntegerStatement {
         let raw = unsafe statement.sqliteStatement
         defer { unsafe sqlite3_reset(raw) }
         unsafe try bind(raw, values)
+        return unsafe try step(raw, in: database)
+    }
+
+    /// The same with parameters that `bind` gives it, whose memory it does not use afterwards.
+    func run(in database: Database, bind: (OpaquePointer) -> Int32) throws -> Bool {
+        let raw = unsafe statement.sqliteStatement
+        defer {
+            unsafe sqlite3_reset(raw)
+            unsafe sqlite3_clear_bindings(raw)
+        }
+        let code = unsafe bind(raw)
+        guard code == SQLITE_OK else {
+            throw DatabaseError(resultCode: ResultCode(rawValue: code))
+        }
+        return unsafe try step(raw, in: database)
+    }
+
+    private func step(_ raw: OpaquePointer, in database: Database) throws -> Bool {
         // SAFETY: statement and connection are those of `database`, whose turn this is.
         let code = unsafe sqlite3_step(raw)
         guard code == SQLITE_DONE || code == SQLITE_ROW else {
@@ -27,10 +45,11 @@ package struct IntegerStatement {
         return unsafe sqlite3_changes(database.sqliteConnection) > 0
     }
 
-    /// Binds `values` and appends every row's columns to `rows`, nulls as 0. Gives the number of
-    /// rows.
+    /// Binds `values` and appends every row's columns to `rows`, nulls as 0; with `packedCount` the
+    /// last one holds so many packed numbers, which are appended instead of it. Gives the number
+    /// of rows.
     package func fetch(
-        _ values: Span<Int64>, into rows: inout [Int64]
+        _ values: Span<Int64>, packedCount: Int? = nil, into rows: inout [Int64]
     ) throws -> Int {
         let raw = unsafe statement.sqliteStatement
         defer { unsafe sqlite3_reset(raw) }
@@ -44,11 +63,25 @@ package struct IntegerStatement {
                 throw DatabaseError(resultCode: ResultCode(rawValue: code))
             }
             count += 1
-            let columnCount = unsafe sqlite3_column_count(raw)
+            let columnCount = unsafe sqlite3_column_count(raw) - (packedCount == nil ? 0 : 1)
             for column in 0..<columnCount {
                 rows.append(unsafe sqlite3_column_int64(raw, column))
             }
+            guard let packedCount else { continue }
+            guard let numbers = unsafe packed(raw, columnCount), numbers.count == packedCount
+            else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
+            rows += numbers
         }
+    }
+
+    private func packed(_ raw: OpaquePointer, _ column: Int32) -> [Int64]? {
+        guard unsafe sqlite3_column_type(raw, column) == SQLITE_BLOB,
+            let bytes = unsafe sqlite3_column_blob(raw, column)
+        else { return nil }
+        // SAFETY: the row's bytes stay until the statement goes on.
+        return unsafe PackedIntegers.Reader(
+            UnsafeRawBufferPointer(
+                start: bytes, count: Int(sqlite3_column_bytes(raw, column))))?.all()
     }
 
     private func bind(_ raw: OpaquePointer, _ values: Span<Int64>) throws {
