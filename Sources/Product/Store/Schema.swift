@@ -16,6 +16,7 @@ enum Schema {
         Migration(name: "3 money", sql: money),
         Migration(name: "4 changes and audit", sql: changes),
         Migration(name: "5 retention", sql: retention),
+        Migration(name: "6 packed tasks", sql: packedTasks),
     ]
 
     private static func columns(_ table: RecordTable, _ dialect: SQLDialect) -> String {
@@ -259,6 +260,11 @@ enum Schema {
                 made_at_us \(integer) NOT NULL
             \(dialect.end)
             """
+    }
+
+    /// One packed row for each task in SQLite. PostgreSQL keeps its tables by days.
+    @Sendable private static func packedTasks(_ dialect: SQLDialect) -> String {
+        dialect == .sqlite ? PackedTask.migration : PackedTask.postgresViews
     }
 
     /// Triggers that refuse to change or remove what was written.

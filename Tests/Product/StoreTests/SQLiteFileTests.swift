@@ -68,7 +68,7 @@ import Testing
         let other = try DatabaseQueue(path: path)
         try other.inDatabase { database in
             try database.execute(sql: "BEGIN")
-            _ = try Row.fetchAll(database, sql: "SELECT * FROM accepted")
+            _ = try Row.fetchAll(database, sql: "SELECT * FROM task")
             journal.accept(1)
             _ = try store.applyBatch(journal.records)
             #expect(try store.checkpoint() == false)

@@ -99,6 +99,7 @@ struct PostgresTransaction: StoreTransaction {
     }
 
     var dialect: SQLDialect { .postgres }
+    var taskTables: any TaskTables { WideTaskTables(transaction: self) }
 
     /// Waits for a lock that lasts until the transaction ends.
     func lock(_ number: Int) throws(StoreError) {

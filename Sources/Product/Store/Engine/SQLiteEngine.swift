@@ -22,6 +22,7 @@ struct SQLiteEngine: StoreEngine {
             try database.execute(sql: "PRAGMA secure_delete = ON")
             // 8 MiB of pages, so that the ends of all tables and indexes stay in memory.
             try database.execute(sql: "PRAGMA cache_size = -8192")
+            try PackedIntegers.addFunctions(to: database)
         }
         // SQLite would make it for everyone to read; its other files get the mode of this one.
         if !FileManager.default.fileExists(atPath: path) {
@@ -128,6 +129,7 @@ private struct SQLiteTransaction: StoreTransaction {
 
     let database: Database
     var dialect: SQLDialect { .sqlite }
+    var taskTables: any TaskTables { PackedTaskTables(transaction: self, database: database) }
 
     func execute(_ sql: String, _ values: [SQLValue]) throws(StoreError) -> Int {
         try wrapped {

@@ -60,6 +60,15 @@ struct IntegerRows: Sendable {
         for index in 0..<count { values.append(row[index]) }
     }
 
+    /// Appends one row in two parts.
+    mutating func append<let first: Int, let second: Int>(
+        _ row: [first of Int64], _ rest: [second of Int64]
+    ) {
+        precondition(first + second == table.columns.count)
+        for index in 0..<first { values.append(row[index]) }
+        for index in 0..<second { values.append(rest[index]) }
+    }
+
     /// The value in one place.
     subscript(row: Int, column: Int) -> Int64 { values[row * table.columns.count + column] }
 }
@@ -83,6 +92,7 @@ struct RecordTable: Sendable {
 /// first use, which both engines number alike.
 protocol StoreTransaction {
     var dialect: SQLDialect { get }
+    var taskTables: any TaskTables { get }
 
     /// Runs a statement; gives the rows it inserted, changed or removed.
     @discardableResult

@@ -78,7 +78,7 @@ extension Store {
     package func consumerStatement(
         _ account: UInt64, _ range: Range<UInt64>
     ) throws(StoreError) -> Statement {
-        try statement("a.account = $3", amount: "e.consumer_cost", account, range)
+        try statement("e.account = $3", amount: "e.consumer_cost", account, range)
     }
 
     /// What the tasks earned that a supplier's account served.
@@ -96,15 +96,14 @@ extension Store {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
                 """
-                SELECT e.instance, e.counter, a.accepted_at_us, n.name, e.input_tokens,
+                SELECT e.instance, e.counter, e.accepted_at_us, n.name, e.input_tokens,
                     e.cached_tokens, e.output_tokens, e.reasoning_tokens, \(amount)
-                FROM accepted a JOIN ended e
-                    ON e.instance = a.instance AND e.counter = a.counter AND e.day = a.day
-                LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
-                WHERE a.accepted_at_us >= $1 AND a.accepted_at_us < $2 AND \(condition)
+                FROM ended_task e
+                LEFT JOIN model_name n ON n.instance = e.instance AND n.model = e.model
+                WHERE e.accepted_at_us >= $1 AND e.accepted_at_us < $2 AND \(condition)
                     AND \(amount) <> 0 AND NOT EXISTS (SELECT 1 FROM ledger_entry u
                         WHERE u.kind = 6 AND u.high = e.instance AND u.low = e.counter)
-                ORDER BY a.accepted_at_us, e.instance, e.counter
+                ORDER BY e.accepted_at_us, e.instance, e.counter
                 """,
                 [
                     .integer(Int64(clamping: range.lowerBound)),

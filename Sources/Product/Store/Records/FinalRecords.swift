@@ -81,11 +81,10 @@ extension Store {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
                 """
-                SELECT \(FinalRecord.columns), a.accepted_at_us, n.name
-                FROM (SELECT * FROM ended ORDER BY position DESC LIMIT $1) e
-                LEFT JOIN accepted a
-                    ON a.instance = e.instance AND a.counter = e.counter AND a.day = e.day
-                LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
+                SELECT \(FinalRecord.columns), e.accepted_at_us, n.name
+                FROM (SELECT * FROM ended_in_order
+                    ORDER BY \(transaction.dialect.endOrder("DESC")) LIMIT $1) e
+                LEFT JOIN model_name n ON n.instance = e.instance AND n.model = e.model
                 ORDER BY e.position
                 """, [.integer(Int64(max(0, count)))])
             var records: [FinalRecord] = []
@@ -99,7 +98,7 @@ extension Store {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
                 """
-                SELECT (SELECT count(*) FROM accepted), (SELECT count(*) FROM ended),
+                SELECT \(transaction.dialect.acceptedCount), (SELECT count(*) FROM ended),
                     (SELECT count(*) FROM open_task),
                     (SELECT value FROM tally WHERE name = 'duplicates')
                 """)
@@ -107,6 +106,16 @@ extension Store {
             return RecordCounts(
                 accepted: Int(try row.integer(0)), final: Int(try row.integer(1)),
                 open: Int(try row.integer(2)), duplicates: Int(try row.integer(3)))
+        }
+    }
+}
+
+extension SQLDialect {
+    /// How many tasks were accepted. In SQLite without looking into any row.
+    fileprivate var acceptedCount: String {
+        switch self {
+        case .sqlite: "(SELECT count(*) FROM task) + (SELECT count(*) FROM open_task)"
+        case .postgres: "(SELECT count(*) FROM accepted)"
         }
     }
 }

@@ -1,5 +1,6 @@
 /// The tables that journal records fill. All columns are whole numbers and none is null: what a
-/// record does not say keeps the value that the record has for it (`Protocol/Files.md`).
+/// record does not say keeps the value that the record has for it (`Protocol/Files.md`). SQLite has
+/// views of the names `accepted` and `ended`, and its tasks in another shape (`PackedTask`).
 extension RecordTable {
     static let accepted = RecordTable(
         name: "accepted",
@@ -19,6 +20,11 @@ extension RecordTable {
             "supplier_earning", "platform_fee", "supplier", "offer_model", "supply_type",
             "dispatches", "win_reason",
         ], key: ["instance", "counter"])
+
+    /// SQLite's runs of tasks that ended together: the counters `first` to `last` of an instance
+    /// have the positions from `position` on.
+    static let endedRun = RecordTable(
+        name: "ended_run", columns: ["position", "instance", "first", "last"], key: ["position"])
 
     static let refused = RecordTable(
         name: "refused",

@@ -23,6 +23,16 @@ package struct ModelOutcome: Hashable, Sendable {
     }
 }
 
+extension ModelOutcome {
+    init(_ record: EndedRecord, askedFor model: UInt32) {
+        self.init(
+            model: NumberedModel(
+                instance: record.task.instance,
+                model: record.offerModel == 0 ? model : record.offerModel),
+            status: record.status)
+    }
+}
+
 /// What one transaction settled, counted.
 package struct SettledTasks: Equatable, Sendable {
     /// Tasks by the model that answered, or for want of one that was asked for, and status.
@@ -36,11 +46,12 @@ package struct SettledTasks: Equatable, Sendable {
     package init() {}
 
     package mutating func ended(_ record: EndedRecord, askedFor model: UInt32, atUs: UInt64) {
-        let number = record.offerModel == 0 ? model : record.offerModel
-        let outcome = ModelOutcome(
-            model: NumberedModel(instance: record.task.instance, model: number),
-            status: record.status)
-        outcomes[outcome, default: 0] += 1
+        ended(ModelOutcome(record, askedFor: model), count: 1, oldestEndUs: atUs)
+    }
+
+    /// Counts tasks that ended alike, the first of them at this time.
+    mutating func ended(_ outcome: ModelOutcome, count: Int, oldestEndUs atUs: UInt64) {
+        outcomes[outcome, default: 0] += count
         oldestEndUs = min(oldestEndUs ?? .max, atUs)
     }
 

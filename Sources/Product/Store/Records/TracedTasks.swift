@@ -65,19 +65,30 @@ extension Store {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
                 """
-                SELECT e.position, e.instance, e.counter, a.accepted_at_us, a.operation, n.name,
-                    a.trace_high, a.trace_low, a.trace_span, e.status, e.code, e.finish_reason,
+                SELECT e.position, e.instance, e.counter, e.accepted_at_us, e.operation, n.name,
+                    e.trace_high, e.trace_low, e.trace_span, e.status, e.code, e.finish_reason,
                     e.input_tokens, e.cached_tokens, e.output_tokens, e.reasoning_tokens,
                     e.ttft_us, e.duration_us, e.queue_us, e.supplier, e.dispatches
-                FROM ended e JOIN accepted a
-                    ON a.instance = e.instance AND a.counter = e.counter AND a.day = e.day
-                LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model
-                WHERE e.position > $1 ORDER BY e.position LIMIT $2
+                FROM ended_in_order e
+                LEFT JOIN model_name n ON n.instance = e.instance AND n.model = e.model
+                WHERE e.position > $1\(transaction.dialect.fromRun)
+                ORDER BY \(transaction.dialect.endOrder()) LIMIT $2
                 """, [.integer(position), .integer(Int64(max(0, count)))])
             var tasks: [TracedTask] = []
             for row in rows { tasks.append(try TracedTask(row)) }
             return tasks
         }
+    }
+}
+
+extension SQLDialect {
+    /// Where SQLite begins to look for what is behind a position: at the run that has it.
+    fileprivate var fromRun: String {
+        guard self == .sqlite else { return "" }
+        return """
+             AND e.run >= coalesce(
+                (SELECT max(position) FROM ended_run WHERE position <= $1), 0)
+            """
     }
 }
 

@@ -41,13 +41,12 @@ extension Store {
             let rows = try transaction.query(
                 """
                 SELECT \(key.value), \(Self.sums(transaction.dialect))
-                FROM accepted a JOIN ended e
-                    ON e.instance = a.instance AND e.counter = a.counter AND e.day = a.day
+                FROM ended_task e
                 LEFT JOIN ledger_entry u
                     ON u.kind = 6 AND u.high = e.instance AND u.low = e.counter
                 \(key.join)
-                WHERE a.accepted_at_us >= $1 AND a.accepted_at_us < $2
-                    AND ($3 = 0 OR a.account = $4)
+                WHERE e.accepted_at_us >= $1 AND e.accepted_at_us < $2
+                    AND ($3 = 0 OR e.account = $4)
                 GROUP BY \(key.value)
                 ORDER BY 8 DESC, 2 DESC, 1 LIMIT $5
                 """,
@@ -87,12 +86,12 @@ extension UsageGrouping {
     /// The expression to group by, and the table that it needs.
     fileprivate var key: (value: String, join: String) {
         switch self {
-        case .account: ("acc.label", "LEFT JOIN account acc ON acc.id = a.account")
+        case .account: ("acc.label", "LEFT JOIN account acc ON acc.id = e.account")
         case .model:
-            ("n.name", "LEFT JOIN model_name n ON n.instance = a.instance AND n.model = a.model")
+            ("n.name", "LEFT JOIN model_name n ON n.instance = e.instance AND n.model = e.model")
         case .supplier: ("e.supplier", "")
         case .status: ("e.status", "")
-        case .day: ("a.day", "")
+        case .day: ("e.day", "")
         }
     }
 }

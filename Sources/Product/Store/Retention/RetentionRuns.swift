@@ -15,7 +15,9 @@ extension Store {
     ) throws(StoreError) -> RetentionOutcome {
         try write { (transaction) throws(StoreError) in
             switch batch.duty {
-            case .taskRecords: try transaction.removeTaskRecords(batch)
+            case .taskRecords:
+                try transaction.dialect == .sqlite
+                    ? transaction.removePackedTasks(batch) : transaction.removeTaskRecords(batch)
             case .refusals:
                 try transaction.removeByKey(
                     batch, table: "refused", key: ("instance", "sequence"),
@@ -118,7 +120,7 @@ extension StoreTransaction {
         let window = try query(
             """
             SELECT i.instance, CAST(CASE WHEN i.closed_at_us <= $1
-                \(Self.tablesOfInstances.map { table in
+                \(dialect.tablesOfInstances.map { table in
                     "AND NOT EXISTS (SELECT 1 FROM \(table) r WHERE r.instance = i.instance)"
                 }.joined(separator: " "))
                 THEN 1 ELSE 0 END AS \(dialect.integer))
@@ -143,9 +145,6 @@ extension StoreTransaction {
     }
 
     private static var instancesABatch: Int { 64 }
-    private static var tablesOfInstances: [String] {
-        ["accepted", "ended", "refused", "open_task", "early_end"]
-    }
 
     /// Of accounts that were anonymised long enough ago and that nobody owes anything any more.
     fileprivate func removeWalletEvents(
@@ -216,5 +215,12 @@ extension StoreTransaction {
             }
         }
         return RetentionOutcome(removed: 0, next: nil)
+    }
+}
+
+extension SQLDialect {
+    fileprivate var tablesOfInstances: [String] {
+        (self == .sqlite ? ["task"] : ["accepted", "ended"])
+            + ["refused", "open_task", "early_end"]
     }
 }
