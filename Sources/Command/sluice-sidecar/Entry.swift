@@ -77,13 +77,14 @@ import TLSEngine
         }
         let options = try Self.sidecar(settings)
         let sidecar = Sidecar(options)
-        if parentPipe {
-            Thread.detachNewThread {
-                while !FileHandle.standardInput.availableData.isEmpty {}
-                sidecar.stop()
-            }
-        }
         let end = sidecar.run(handlingSignals: true) {
+            // Not before: a thread that is older than `run` would take the signals for itself.
+            if parentPipe {
+                Thread.detachNewThread {
+                    while !FileHandle.standardInput.availableData.isEmpty {}
+                    sidecar.stop()
+                }
+            }
             try? FileHandle.standardOutput.write(contentsOf: Data("{\"event\":\"ready\"}\n".utf8))
             ServiceSupervisor.notify(.ready)
         }

@@ -606,3 +606,13 @@ static inline void sluice_buffer_put(
 static inline void sluice_buffer_publish(void *ring, uint16_t tail) {
     __atomic_store_n(&((struct io_uring_buf_ring *)ring)->tail, tail, __ATOMIC_RELEASE);
 }
+
+// SCHED_BATCH, which <sched.h> names only with _GNU_SOURCE, for the calling thread.
+static inline int sluice_schedule_batch(void) {
+    struct sched_param parameters = {0};
+    return sluice_result(syscall(SYS_sched_setscheduler, 0, 3, &parameters));
+}
+
+static inline int sluice_is_batch(void) {
+    return syscall(SYS_sched_getscheduler, 0) == 3;
+}

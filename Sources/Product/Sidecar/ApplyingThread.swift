@@ -1,5 +1,6 @@
 import Dispatch
 import Foundation
+import LinuxIO
 import SharedMemory
 import Synchronization
 
@@ -43,6 +44,7 @@ final class ApplyingThread: Sendable {
 
     private func loop() throws(InstanceError) {
         guard var applier = applier.withLock({ $0.take() }) else { return }
+        ThreadSchedule.batch()
         var deadlineUs: UInt64?
         while true {
             // Read first: what became durable before it was final is still applied below.

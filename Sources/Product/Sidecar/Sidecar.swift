@@ -1,5 +1,6 @@
 import Dispatch
 import Foundation
+import LinuxIO
 import SharedMemory
 package import Store
 package import TLSEngine
@@ -73,11 +74,11 @@ package struct Sidecar: Sendable {
     }
 
     /// Works until `stop` or a signal (with `handlingSignals`: SIGTERM, SIGINT), or until it
-    /// cannot go on. Blocks the calling thread. `onReady` is called once it has its locks and
-    /// has read what earlier runs left.
+    /// cannot go on. Blocks the calling thread, which with `handlingSignals` is the process's only
+    /// one. `onReady` is called once it has its locks and has read what earlier runs left.
     package func run(handlingSignals: Bool = false, onReady: () -> Void = {}) -> Exit {
-        let signals = handlingSignals ? stopOnSignals() : []
-        defer { signals.forEach { $0.cancel() } }
+        // First of all: a signal that comes from here on waits until it is asked for.
+        let signals = handlingSignals ? try? SignalDescriptor() : nil
         do {
             try LocalFileSystem.makeDirectory(options.dataDirectory)
             _ = try LocalFile.openDirectory(options.dataDirectory)
@@ -93,7 +94,7 @@ package struct Sidecar: Sendable {
             let readerLock = try InstanceLock(
                 path: options.runDirectory + "/.reader", create: true)
             defer { _ = readerLock }
-            return try work(onReady)
+            return try work(signals, onReady)
         } catch let failure as SegmentFiles.KeyFailure {
             SidecarLog.write(Self.event(failure.reason), [.segment: failure.segment])
             return .unusable
@@ -118,7 +119,9 @@ package struct Sidecar: Sendable {
         }
     }
 
-    private func work(_ onReady: () -> Void) throws -> Exit {
+    private func work(
+        _ signals: borrowing SignalDescriptor?, _ onReady: () -> Void
+    ) throws -> Exit {
         let files = SegmentFiles(
             directory: options.dataDirectory + "/journal", masterKeys: options.masterKeys)
         try LocalFileSystem.makeDirectory(files.directory)
@@ -148,8 +151,10 @@ package struct Sidecar: Sendable {
         applying.start()
         onReady()
         defer { applying.join() }
+        // Brokers are on the same processors, and a token is waited for as no record is.
+        ThreadSchedule.batch()
         do {
-            while !progress.isStopRequested {
+            while !isStopRequested(signals) {
                 _ = try copier.pass()
                 LocalFileSystem.sleep(microseconds: options.pollMs * 1_000)
             }
@@ -170,13 +175,15 @@ package struct Sidecar: Sendable {
         return applying.hasFailed ? .failed : .ended
     }
 
-    private func stopOnSignals() -> [any DispatchSourceSignal] {
-        [SIGTERM, SIGINT].map { number in
-            signal(number, SIG_IGN)
-            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-            source.setEventHandler { [progress] in progress.requestStop() }
-            source.resume()
-            return source
+    /// SIGHUP is taken and means nothing: there is nothing to read again.
+    private func isStopRequested(_ signals: borrowing SignalDescriptor?) -> Bool {
+        switch signals {
+        case .some(let signals):
+            while let signal = signals.next() {
+                if signal == SIGTERM || signal == SIGINT { progress.requestStop() }
+            }
+        case .none: break
         }
+        return progress.isStopRequested
     }
 }
