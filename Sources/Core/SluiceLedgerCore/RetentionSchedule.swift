@@ -99,6 +99,8 @@ package struct RetentionSchedule: Sendable {
 
     /// The wall clock as it was last believed, and when that was.
     private var believed: (wallUs: UInt64, atUs: UInt64)
+    /// The batch at hand failed once.
+    private var hasFailed = false
     /// Since when the wall clock is too far ahead.
     private var doubtedSinceUs: UInt64?
 
@@ -155,6 +157,7 @@ package struct RetentionSchedule: Sendable {
     package mutating func completed(_ outcome: RetentionOutcome, nowUs: UInt64) {
         guard isGivenOut, var batch = current else { return }
         isGivenOut = false
+        hasFailed = false
         restedSinceUs = nowUs
         // A mark that does not move would go on for ever.
         if let mark = outcome.next, mark != batch.after || outcome.removed > 0 {
@@ -166,12 +169,18 @@ package struct RetentionSchedule: Sendable {
         if following.isEmpty { nextUs = nowUs + Self.runIntervalUs }
     }
 
-    /// The store did not take the batch: the same again later.
+    /// The store did not take the batch: the same again later, and where that fails too, the other
+    /// duties, so that one damaged row stops no other. The next run begins with it again.
     package mutating func failed(nowUs: UInt64) {
         guard isGivenOut else { return }
         isGivenOut = false
         restedSinceUs = nowUs
         nextUs = nowUs + Self.failureRestUs
+        if hasFailed {
+            current = nil
+            if following.isEmpty { nextUs = nowUs + Self.runIntervalUs }
+        }
+        hasFailed.toggle()
     }
 
     /// What is older is removed by a duty that runs now.

@@ -162,7 +162,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
 
     /// Sleeps until something happens: at the socket, or in the mail of another thread.
     private mutating func wait() -> Int {
-        let timeoutMs = isLeaseAwaited ? 5 : shard.openTasks > 0 ? 20 : 100
+        let idleMs = shard.openTasks > 0 ? 20 : 100
+        let timeoutMs = shard.hasWaitingUploads ? 4 : isLeaseAwaited ? 5 : idleMs
         gauge.sleep.prepare()
         let count = transport.wait(
             timeoutMs: hasMail ? 0 : hasWaiting ? 1 : timeoutMs, gatherUs: gathering.waitUs)

@@ -13,6 +13,8 @@ struct Rig: ~Copyable {
 
     static let model = name("m")
     static let clientKey = Array("client".utf8)
+    /// Of another account.
+    static let otherKey = Array("other".utf8)
     static let wallUs: UInt64 = 1_790_000_000_000_000
 
     init(limits: BrokerLimits = BrokerLimits(), ringRecords: Int = 4_096) {
@@ -21,7 +23,9 @@ struct Rig: ~Copyable {
         limits.openTasks = min(limits.openTasks, 1_024)
         var credentials = [
             DirectoryCredential(
-                digest: InMemoryBroker.digest(of: Self.clientKey), account: 7, role: .client)
+                digest: InMemoryBroker.digest(of: Self.clientKey), account: 7, role: .client),
+            DirectoryCredential(
+                digest: InMemoryBroker.digest(of: Self.otherKey), account: 8, role: .client),
         ]
         for number in 0..<8 {
             credentials.append(
@@ -79,11 +83,10 @@ struct Rig: ~Copyable {
     }
 
     /// A client that has its WELCOME.
-    mutating func client() -> UInt32 {
+    mutating func client(key: [UInt8] = Rig.clientKey) -> UInt32 {
         let connection = connect()
         var hello: [UInt8] = []
-        HelloFrame.encode(
-            role: .client, kind: .apiKey, credential: Self.clientKey, into: &hello)
+        HelloFrame.encode(role: .client, kind: .apiKey, credential: key, into: &hello)
         say(connection, hello)
         _ = hear(connection)
         return connection

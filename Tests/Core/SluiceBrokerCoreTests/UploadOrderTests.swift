@@ -129,4 +129,73 @@ struct UploadOrderTests {
         let long = frames.lastIndex { $0.0 == .body }
         #expect(short ?? .max < long ?? 0, "a short task passed bodies that waited")
     }
+
+    @Test("accounts take turns, however many bodies one of them has")
+    func accountsTakeTurns() {
+        var rig = Rig()
+        _ = rig.supplier(slots: 8)
+        let client = rig.client()
+        let other = rig.client(key: Rig.otherKey)
+        for stream in 1...9 as ClosedRange<UInt32> {
+            rig.submit(client, stream: stream, body: [], declared: Self.bodyBytes)
+        }
+        #expect(granted(&rig, client) == [1, 2])
+        for stream in 1...2 as ClosedRange<UInt32> {
+            rig.submit(other, stream: stream, body: [], declared: Self.bodyBytes)
+        }
+        rig.nowMs += 4
+        rig.turn()
+        #expect(granted(&rig, client) == [3])
+        #expect(granted(&rig, other) == [1])
+        rig.nowMs += 4
+        rig.turn()
+        #expect(granted(&rig, client) == [4])
+        #expect(granted(&rig, other) == [2])
+        rig.nowMs += 4
+        rig.turn()
+        #expect(granted(&rig, client) == [5, 6], "whose line is empty has no turn")
+    }
+
+    @Test("[U9] the 30 s begin with the credit")
+    func timeBeginsWithCredit() {
+        var rig = Rig()
+        _ = rig.supplier(slots: 8)
+        let client = rig.client()
+        for stream in 1...3 as ClosedRange<UInt32> {
+            rig.submit(client, stream: stream, body: [], declared: Self.bodyBytes)
+        }
+        #expect(granted(&rig, client) == [1, 2])
+        upload(&rig, client, 3, byteCount: 16_000)
+        rig.nowMs += 29_000
+        rig.say(client) { PingFrame(value: 1).encode(as: .ping, into: &$0) }
+        #expect(granted(&rig, client) == [3])
+        rig.pass(ms: 29_000, keepsAlive: true)
+        #expect(!rig.hear(client).contains { $0.header.stream.rawValue == 3 })
+        rig.pass(ms: 2_000, keepsAlive: true)
+        let ends = rig.hear(client).filter { $0.header.stream.rawValue == 3 }.compactMap(\.end)
+        #expect(ends.map(\.code) == [.uploadTimeout])
+    }
+
+    @Test("short tasks pass a long body by no more than a body's turn at a time")
+    func longBodiesGoOn() {
+        var rig = Rig()
+        let supplier = rig.supplier(slots: 64)
+        let client = rig.client()
+        rig.submit(client, body: [], declared: 900_000)
+        upload(&rig, client, 1, byteCount: 900_000)
+        for stream in 2...60 as ClosedRange<UInt32> {
+            rig.submit(
+                client, stream: stream, body: [UInt8](repeating: 1, count: 12_000))
+        }
+        var passed = 0
+        var passedMax = 0
+        let frames = rig.hear(supplier)
+        for frame in frames {
+            passed = frame.kind == .assign ? passed + frame.header.frameBytes : 0
+            passedMax = max(passedMax, passed)
+        }
+        #expect(frames.filter { $0.kind == .assign }.count == 60)
+        #expect(passedMax > 128 * 1_024)
+        #expect(passedMax < 288 * 1_024)
+    }
 }

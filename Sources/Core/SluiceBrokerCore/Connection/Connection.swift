@@ -51,6 +51,10 @@ package struct Connection {
     var ready = ReadyList()
     /// Supplier: the last of them that has not been sent its ASSIGN; those stand in front.
     var lastAssigning = noIndex
+    /// Supplier: bytes of ASSIGNs that passed bodies and are not made up for.
+    var passedBytes = 0
+    /// Supplier: they are being made up for.
+    var isBodiesTurn = false
     /// Client: TOKENS bytes that may still be staged, and those that are and wait for their seal.
     var stagingFreeBytes: UInt32 = 0
     var stagedBytes: UInt32 = 0

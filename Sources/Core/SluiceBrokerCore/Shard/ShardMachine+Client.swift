@@ -239,7 +239,8 @@ extension ShardMachine {
         if clientTasks[index].receivedBodyBytes == declared {
             out.requests.append(.bodyComplete(task, stream))
         } else if declared > WireLimits.freeBodyBytesMax {
-            uploads.wait(stream)
+            let account = connections[Int(clients[index].connection)].account
+            uploads.wait(stream.index, account: account, &clientTasks)
             grantUploads(nowUs: nowUs, out: &out)
         }
     }
@@ -399,6 +400,7 @@ extension ShardMachine {
         precondition(!clients[index].isBound, "supplier still bound")
         streamTimers.cancel(stream)
         hasLanded(stream)
+        uploads.leave(stream, &clientTasks)
         settleUpload(stream)
         dropQueued(stream, out: &out)
         if clients[index].holdsBody { out.actions.append(.dropBody(stream: stream)) }

@@ -141,6 +141,10 @@ extension ShardMachine {
         case .idle, .cancelling, .finishing:
             return
         case .uploading:
+            if nowMs < clientTasks[index].deadlineMs, isUploadHeldBack(client) {
+                return streamTimers.schedule(
+                    client, atMs: min(clientTasks[index].deadlineMs, nowMs + limits.uploadMs))
+            }
             abandon(client, .uploadTimeout, out: &out)
         case .queued, .running, .draining:
             if nowMs >= clientTasks[index].deadlineMs {

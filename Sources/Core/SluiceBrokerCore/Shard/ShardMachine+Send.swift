@@ -21,11 +21,12 @@ extension ShardMachine {
                     stream: head,
                     atMostBytes: min(spaceBytes, BrokerLimits.quantumBytes, sendable))
             case .supplier:
+                let next = nextSupplier(slot)
                 guard
                     let segment = supplierSegment(
-                        head, spaceBytes: spaceBytes, nowUs: nowUs, out: &out)
+                        next, spaceBytes: spaceBytes, nowUs: nowUs, out: &out)
                 else {
-                    unready(supplier: head)
+                    unready(supplier: next)
                     continue
                 }
                 return segment
@@ -80,6 +81,19 @@ extension ShardMachine {
         if delivery.holdsBody { dropBodyWhenUnneeded(stream, out: &out) }
     }
 
+    /// ASSIGNs first, until what passed the bodies is as much as a body's turn: then bodies, until
+    /// they have had as much. Without that a stream of short tasks would stop a long prompt.
+    private mutating func nextSupplier(_ slot: Int) -> UInt32 {
+        let head = connections[slot].ready.head
+        guard connections[slot].isBodiesTurn else { return head }
+        let assigning = connections[slot].lastAssigning
+        let body = assigning == noIndex ? head : suppliers[Int(assigning)].nextReady
+        guard body == noIndex || connections[slot].passedBytes <= 0 else { return body }
+        connections[slot].isBodiesTurn = false
+        connections[slot].passedBytes = 0
+        return head
+    }
+
     private mutating func supplierSegment(
         _ bound: UInt32, spaceBytes: Int, nowUs: UInt64, out: inout ShardOutput
     ) -> SendSegment? {
@@ -98,6 +112,7 @@ extension ShardMachine {
         let count = min(sendable, space)
         guard count == left || count >= WireLimits.bodyFrameBytesMin else { return .needsSpace }
         suppliers[slot].sentBodyBytes += UInt32(count)
+        connections[Int(suppliers[slot].connection)].passedBytes -= count
         endQuantum(supplier: bound, sentBytes: count)
         tellBodySent(bound, nowUs: nowUs, out: &out)
         return .body(suppliers[slot].id, supplier: bound, offset: offset, count: count)
@@ -122,7 +137,14 @@ extension ShardMachine {
         suppliers[slot].isAssignSent = true
         suppliers[slot].limitSentBytes = limit
         suppliers[slot].sentBodyBytes = UInt32(inline)
+        let connection = Int(suppliers[slot].connection)
         unready(supplier: bound)
+        let isPassing = connections[connection].ready.tail != connections[connection].lastAssigning
+        connections[connection].passedBytes =
+            isPassing ? max(0, connections[connection].passedBytes) + fixed + inline : 0
+        if connections[connection].passedBytes >= BrokerLimits.bodyTurnBytes {
+            connections[connection].isBodiesTurn = true
+        }
         if bodyBytesSendable(bound) > 0 { appendReady(supplier: bound) }
         tellBodySent(bound, nowUs: nowUs, out: &out)
         return .assign(suppliers[slot].id, frame, supplier: bound, bodyBytes: inline)

@@ -25,6 +25,10 @@ struct ClientTask {
     var receivedBodyBytes: UInt32 = 0
     /// Of the body, what was granted and counts as under way (`UploadOrder`).
     var underWayBodyBytes: UInt32 = 0
+    /// The line in which it waits for that, and its neighbours there (`UploadOrder`).
+    var uploadLine = noIndex
+    var waitingBefore = noIndex
+    var waitingAfter = noIndex
     var bodyCompleteUs: UInt64 = 0
     var ttftUs: UInt64?
 
