@@ -187,6 +187,17 @@ static inline int sluice_aead_take(sluice_aead *aead, const OSSL_DISPATCH *offer
         && aead->update && aead->finish && aead->get && aead->set;
 }
 
+// Whether the name is one of those, which colons stand between.
+static inline int sluice_aead_is_named(const char *names, const char *name) {
+    size_t length = strlen(name);
+    for (const char *at = names; at != NULL; at = strchr(at, ':')) {
+        if (*at == ':') at++;
+        if (strncasecmp(at, name, length) == 0 && (at[length] == '\0' || at[length] == ':'))
+            return 1;
+    }
+    return 0;
+}
+
 // Finds the AEAD that EVP would use under this name; 0 where there is none. What is found stays
 // for the life of the process: the cipher that was fetched keeps its provider.
 static inline int sluice_aead_find(sluice_aead *aead, const char *name) {
@@ -197,11 +208,8 @@ static inline int sluice_aead_find(sluice_aead *aead, const char *name) {
     const OSSL_PROVIDER *provider = EVP_CIPHER_get0_provider(cipher);
     const OSSL_ALGORITHM *offers =
         OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
-    size_t length = strlen(name);
     for (; offers != NULL && offers->algorithm_names != NULL && !found; offers++) {
-        const char *names = offers->algorithm_names;
-        if (strncasecmp(names, name, length) != 0) continue;
-        if (names[length] != '\0' && names[length] != ':') continue;
+        if (!sluice_aead_is_named(offers->algorithm_names, name)) continue;
         found = sluice_aead_take(aead, offers->implementation);
     }
     aead->provider = OSSL_PROVIDER_get0_provider_ctx(provider);
@@ -246,14 +254,19 @@ static inline int sluice_aead_finish_sealing(
     return aead->finish(context, tag, &written, tag_bytes) && aead->get(context, wanted);
 }
 
-// 0 where the tag is another.
-static inline int sluice_aead_finish_opening(
+// Before anything is opened, as EVP's callers do it.
+static inline int sluice_aead_expect(
     const sluice_aead *aead, void *context, unsigned char *tag, size_t tag_bytes
 ) {
-    size_t written = 0;
-    unsigned char none;
     const OSSL_PARAM expected[2] = {
         {OSSL_CIPHER_PARAM_AEAD_TAG, OSSL_PARAM_OCTET_STRING, tag, tag_bytes, 0}, OSSL_PARAM_END,
     };
-    return aead->set(context, expected) && aead->finish(context, &none, &written, 1);
+    return aead->set(context, expected);
+}
+
+// 0 where the tag is another.
+static inline int sluice_aead_finish_opening(const sluice_aead *aead, void *context) {
+    size_t written = 0;
+    unsigned char none;
+    return aead->finish(context, &none, &written, 1);
 }

@@ -182,11 +182,12 @@ package struct RecordProtection: ~Copyable {
         let tag = unsafe UnsafeMutablePointer(mutating: body + firstBytes + restBytes)
         let isDone =
             unsafe begin()
+            && sluice_aead_expect(aead, context, tag, RecordSuite.tagBytes) == 1
             && sluice_aead_update(aead, context, nil, record, Self.headerBytes) == 1
             && sluice_aead_update(aead, context, target, body, firstBytes) == 1
             && (restBytes == 0
                 || sluice_aead_update(aead, context, rest, body + firstBytes, restBytes) == 1)
-            && sluice_aead_finish_opening(aead, context, tag, RecordSuite.tagBytes) == 1
+            && sluice_aead_finish_opening(aead, context) == 1
         if !isDone { ERR_clear_error() }
         return isDone
     }
