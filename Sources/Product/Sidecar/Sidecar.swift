@@ -78,7 +78,13 @@ package struct Sidecar: Sendable {
     /// one. `onReady` is called once it has its locks and has read what earlier runs left.
     package func run(handlingSignals: Bool = false, onReady: () -> Void = {}) -> Exit {
         // First of all: a signal that comes from here on waits until it is asked for.
-        let signals = handlingSignals ? try? SignalDescriptor() : nil
+        let signals: SignalDescriptor?
+        do {
+            signals = handlingSignals ? try SignalDescriptor() : nil
+        } catch {
+            SidecarLog.write(.signalsUnusable, [.code: UInt64(error.code)])
+            return .failed
+        }
         do {
             try LocalFileSystem.makeDirectory(options.dataDirectory)
             _ = try LocalFile.openDirectory(options.dataDirectory)

@@ -9,6 +9,7 @@ enum SidecarEvent: String {
     case segmentsDamaged, diskFull, diskHasRoom, budgetUsed, syncFailed, fileFailed
     case storeBusy, storeFull, storeFailed, storeUnreachable, storeRefused, storeRecovered
     case tasksLost, tasksUnposted, leasesClosed, alreadyRunning, directoryUnusable, directoryFailed
+    case signalsUnusable
     case expiredRemoved, retentionFailed
 }
 
