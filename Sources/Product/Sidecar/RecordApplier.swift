@@ -19,6 +19,7 @@ struct RecordApplier: ~Copyable {
     private static let recordsPerTransaction = 8_192
     private static let daysIntervalUs: UInt64 = 3_600_000_000
     private static let reportIntervalUs: UInt64 = 1_000_000
+    private static let fullPauseUs: UInt64 = 60_000_000
 
     private let files: SegmentFiles
     private let runDirectory: String
@@ -27,6 +28,7 @@ struct RecordApplier: ~Copyable {
     private let location: StoreLocation
     private let node: UInt64
     private var store: Store?
+    private var openAgainUs: UInt64 = 0
     private var sync: DirectorySync?
     private var nextSyncUs: UInt64 = 0
     private var nextDaysUs: UInt64 = 0
@@ -250,9 +252,17 @@ struct RecordApplier: ~Copyable {
     /// database never keeps the copier waiting.
     private mutating func openStore() throws(StoreError) -> Store {
         if let store { return store }
-        let opened = try Store(location, durability: .checkpoint)
-        store = opened
-        return opened
+        // To open it may be to migrate it: not time and again on a disk that is too small for it.
+        let nowUs = LocalFileSystem.monotonicUs()
+        guard nowUs >= openAgainUs else { throw .full }
+        do {
+            let opened = try Store(location, durability: .checkpoint)
+            store = opened
+            return opened
+        } catch {
+            if error == .full { openAgainUs = nowUs + Self.fullPauseUs }
+            throw error
+        }
     }
 
     /// Says once a second how settling goes.

@@ -46,8 +46,8 @@ package struct IntegerStatement {
     }
 
     /// Binds `values` and appends every row's columns to `rows`, nulls as 0; with `packedCount` the
-    /// last one holds so many packed numbers, which are appended instead of it. Gives the number
-    /// of rows.
+    /// last one holds so many packed numbers, which are appended instead of it: zeros where it is
+    /// damaged, so that one row stops nobody. Gives the number of rows.
     package func fetch(
         _ values: Span<Int64>, packedCount: Int? = nil, into rows: inout [Int64]
     ) throws -> Int {
@@ -68,9 +68,10 @@ package struct IntegerStatement {
                 rows.append(unsafe sqlite3_column_int64(raw, column))
             }
             guard let packedCount else { continue }
-            guard let numbers = unsafe packed(raw, columnCount), numbers.count == packedCount
-            else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
-            rows += numbers
+            let numbers = unsafe packed(raw, columnCount) ?? []
+            rows +=
+                numbers.count == packedCount
+                ? numbers : [Int64](repeating: 0, count: packedCount)
         }
     }
 

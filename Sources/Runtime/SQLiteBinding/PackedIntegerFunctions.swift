@@ -34,7 +34,7 @@ private func packedInteger(
         let bytes = unsafe sqlite3_value_blob(values[0]),
         let reader = unsafe PackedIntegers.Reader(
             UnsafeRawBufferPointer(start: bytes, count: Int(sqlite3_value_bytes(values[0])))),
-        let number = unsafe reader.number(Int(sqlite3_value_int(values[1])))
+        let number = unsafe reader.number(Int(sqlite3_value_int64(values[1])))
     else {
         unsafe sqlite3_result_error_code(context, SQLITE_CORRUPT)
         return

@@ -83,6 +83,18 @@ import Testing
         #expect(schedule.next(nowUs: restUs, wallUs: wallUs, isBehind: false) == first)
     }
 
+    @Test func whatIsRefusedTwiceStopsNoOtherDuty() {
+        var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
+        let restUs = RetentionSchedule.failureRestUs
+        _ = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: false)
+        schedule.failed(nowUs: 0)
+        _ = schedule.next(nowUs: restUs, wallUs: wallUs, isBehind: false)
+        schedule.failed(nowUs: restUs)
+        let other = schedule.next(nowUs: 2 * restUs, wallUs: wallUs, isBehind: false)
+        #expect(other?.duty == .refusals)
+        #expect(other?.after == .start)
+    }
+
     @Test func aMarkThatStandsStillEndsItsDuty() {
         var schedule = RetentionSchedule(nowUs: 0, wallUs: wallUs)
         _ = schedule.next(nowUs: 0, wallUs: wallUs, isBehind: false)

@@ -77,6 +77,10 @@ struct PackedTaskTables: TaskTables {
                 guard count > 0 else { continue }
                 var stored = StoredTask(row[...])
                 stored.numbers = Array(row[RecordTable.openTask.columns.count...])
+                // A damaged record: the row itself still says when and whose, and its end is not
+                // to stop everybody's.
+                stored.numbers[0] = signed(stored.acceptedAtUs)
+                stored.numbers[1] = signed(stored.account)
                 stored.model = UInt32(truncatingIfNeeded: stored.numbers[PackedTask.model])
                 found.append(stored)
             }

@@ -35,7 +35,9 @@ struct SQLiteEngine: StoreEngine {
             if try database.read({ try migrator.hasBeenSuperseded($0) }) {
                 throw StoreError.newerSchema
             }
-            try Self.migrate(database, by: migrator)
+            if try !database.read({ try migrator.hasCompletedMigrations($0) }) {
+                try Self.migrate(database, by: migrator)
+            }
         } catch {
             throw StoreError(error)
         }
@@ -54,6 +56,16 @@ struct SQLiteEngine: StoreEngine {
     /// Two processes may find the same old schema: the one that comes second fails to make a table
     /// that is there by then, and finds its work done when it looks again.
     private static func migrate(_ database: DatabaseQueue, by migrator: DatabaseMigrator) throws {
+        // What a migration drops are numbers that it has copied: to overwrite the pages as well would
+        // more than double what it needs of the disk.
+        try database.inDatabase { try $0.execute(sql: "PRAGMA secure_delete = FAST") }
+        defer {
+            try? database.inDatabase {
+                try $0.execute(sql: "PRAGMA secure_delete = ON")
+                // As large as all that was moved.
+                try $0.execute(sql: "PRAGMA wal_checkpoint(TRUNCATE)")
+            }
+        }
         for _ in 0..<4 {
             do {
                 return try migrator.migrate(database)

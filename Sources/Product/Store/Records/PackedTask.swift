@@ -5,14 +5,28 @@
 ///     open_task (…, record)                       what is open, with its ACCEPTED alone
 ///     ended_run (position, instance, first, last) the order in which tasks ended
 enum PackedTask {
+    // What rows hold and a released migration reads: their order is fixed for ever.
+
     /// Numbers of an ACCEPTED, in their order.
-    static let acceptedFields = Array(RecordTable.accepted.columns.dropFirst(3))
+    static let acceptedFields = [
+        "accepted_at_us", "account", "key_digest_prefix", "model", "operation", "encoding",
+        "priority", "preference", "deadline_ms", "body_bytes", "max_input_tokens",
+        "max_output_tokens", "input_price", "output_price", "trace_high", "trace_low",
+        "trace_span", "idempotency_digest",
+    ]
     /// Those that follow in the row of a task that has ended.
-    static let endedFields = Array(RecordTable.ended.columns.dropFirst(4))
+    static let endedFields = [
+        "status", "code", "finish_reason", "input_tokens", "cached_tokens", "output_tokens",
+        "reasoning_tokens", "delivered_bytes", "ttft_us", "duration_us", "queue_us",
+        "consumer_cost", "supplier_earning", "platform_fee", "supplier", "offer_model",
+        "supply_type", "dispatches", "win_reason",
+    ]
     /// Where the model stands that was asked for.
     static let model = 3
 
     private static let dayUs = 86_400_000_000
+    /// Of those whose microseconds are a whole number to SQLite.
+    private static let lastDay = Int.max / dayUs - 1
 
     /// The statements that move `accepted` and `ended` of earlier versions into `task`.
     static var migration: String {
@@ -32,7 +46,8 @@ enum PackedTask {
                 last INTEGER NOT NULL) STRICT;
             INSERT INTO task (instance, counter, record)
                 SELECT e.instance, e.counter, pack_integers(
-                    coalesce(a.accepted_at_us, e.day * \(dayUs)), \(rest), \(ended))
+                    coalesce(a.accepted_at_us, min(e.day, \(lastDay)) * \(dayUs)),
+                    \(rest), \(ended))
                 FROM ended e LEFT JOIN accepted a
                     ON a.instance = e.instance AND a.counter = e.counter
                 ORDER BY e.instance, e.counter;
@@ -42,6 +57,14 @@ enum PackedTask {
                 SELECT pack_integers(a.accepted_at_us, \(rest)) FROM accepted a
                 WHERE a.instance = open_task.instance AND a.counter = open_task.counter),
                 pack_integers(accepted_at_us, account\(zeros)));
+            INSERT INTO open_task (
+                instance, counter, accepted_at_us, account, is_repeat, record)
+                SELECT a.instance, a.counter, a.accepted_at_us, a.account, 0,
+                    pack_integers(a.accepted_at_us, \(rest))
+                FROM accepted a WHERE NOT EXISTS (SELECT 1 FROM open_task o
+                        WHERE o.instance = a.instance AND o.counter = a.counter)
+                    AND NOT EXISTS (SELECT 1 FROM ended e
+                        WHERE e.instance = a.instance AND e.counter = a.counter);
             DROP TABLE accepted;
             DROP TABLE ended;
             \(views)
