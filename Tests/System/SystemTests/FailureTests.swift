@@ -107,7 +107,8 @@ extension SystemSuite {
             #expect(result.text == "still here")
             let records = try await deployment.awaitRecords(2)
             #expect(records.allSatisfy { $0.text("status") == "completed" })
-            #expect(records.compactMap { $0.number("dispatches") } == [1, 2])
+            // In which order is not said of tasks that end within a tenth of a second.
+            #expect(records.compactMap { $0.number("dispatches") }.sorted() == [1, 2])
             second.send(SIGTERM)
             _ = try await second.finish()
         }

@@ -76,7 +76,8 @@ package struct RecordCounts: Equatable, Sendable {
 }
 
 extension Store {
-    /// The `count` final records that were applied last, oldest first.
+    /// The `count` final records that were applied last, oldest first; those of one transaction in
+    /// the order of their acceptance.
     package func finalRecords(last count: Int) throws(StoreError) -> [FinalRecord] {
         try read { (transaction) throws(StoreError) in
             let rows = try transaction.query(
