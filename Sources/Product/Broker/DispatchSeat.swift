@@ -105,6 +105,10 @@ struct DispatchSeat: ~Copyable {
             dispatcher.published()
         }
         guard !output.messages.isEmpty else { return }
+        // With one shard all of them are its own: nothing is copied.
+        if ownShard != nil, outlets.count == 1, ownMessages.isEmpty {
+            return swap(&ownMessages, &output.messages)
+        }
         for position in output.messages.indices {
             let shard = output.messages[position].shard
             if shard == ownShard {
