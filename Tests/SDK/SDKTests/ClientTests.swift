@@ -172,7 +172,9 @@ struct ClientTests {
             try await connection.send(tokenBytes(stream, [0x61]))
             let cancel = try await connection.next(.cancel)
             #expect(cancel.header.stream == stream)
-            try await connection.send(endBytes(stream, .cancelled))
+            // As the client counts: its END may come before the reader has ended.
+            try await connection.send(
+                endBytes(stream, .cancelled, usage: Usage(outputTokens: 1)))
         } _: { sluice in
             let reading = Task {
                 for try await _ in sluice.stream(.chat("m", "x")) { gate.continuation.yield() }
