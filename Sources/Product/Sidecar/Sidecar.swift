@@ -157,8 +157,6 @@ package struct Sidecar: Sendable {
         applying.start()
         onReady()
         defer { applying.join() }
-        // Brokers are on the same processors, and a token is waited for as no record is.
-        ThreadSchedule.batch()
         do {
             while !isStopRequested(signals) {
                 _ = try copier.pass()
