@@ -44,7 +44,7 @@ final class ApplyingThread: Sendable {
 
     private func loop() throws(InstanceError) {
         guard var applier = applier.withLock({ $0.take() }) else { return }
-        // A token on the same processor is waited for as no row is. The copying thread stays as it is:
+        // A token on the same processor is more urgent than a row or a lease. The copying thread stays as it is:
         // a broker whose ring is full waits for that.
         ThreadSchedule.batch()
         var deadlineUs: UInt64?

@@ -23,8 +23,8 @@ extension SystemSuite {
 
         @Test func brokerAndBareRelayAreMeasuredInPairs() async throws {
             defer { try? FileManager.default.removeItem(at: folder) }
-            // A disk that stalls for half a second fills the journal, and tasks are refused, as they
-            // should be: that run shows nothing, says so, and is made again.
+            // A sidecar that comes a tenth of a second late finds the journal full, and tasks are
+            // refused, as they should be: that run shows nothing, says so, and is made again.
             var result: ProgramResult
             var attempts = 0
             repeat {

@@ -187,7 +187,8 @@ extension Dispatcher {
         }
     }
 
-    /// Somebody waits for an entry of the directory.
+    /// Somebody waits for an entry of the directory. Mutating, so that the dispatcher is not copied
+    /// for the look.
     package var isLeaseAwaited: Bool {
         mutating get { !waitingLeases.isEmpty }
     }

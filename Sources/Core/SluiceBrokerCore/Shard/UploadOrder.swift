@@ -5,13 +5,12 @@ import SluiceWire
 /// one account after the other and in each in the order of admission [U4].
 ///
 /// Bodies that are granted all at once arrive side by side, and all of them are whole only at the
-/// end. One after the other, half of them are with their suppliers in half the time, and the
-/// broker sends on what is whole while the next arrives. A client that sends slowly holds nobody
+/// end. One after the other, the first are with their suppliers while the last are still under way. A client that sends slowly holds nobody
 /// up: what it was granted counts for `freshUs` and no longer.
 struct UploadOrder: ~Copyable {
     /// Body bytes under way that further bodies wait for. One body is granted whatever its size.
     static let underWayBytesMax = 2 * 1_024 * 1_024
-    /// How long a grant counts as under way. With the bytes above: at least 500 MB a second can be
+    /// How long a grant counts as under way. With the bytes above: some 250 to 500 MB a second can be
     /// granted to clients however slow or distant they are.
     static let freshUs: UInt64 = 4_000
 
@@ -171,6 +170,7 @@ private struct FreshGrants: ~Copyable {
 // What the shard does with the order of uploads.
 extension ShardMachine {
     /// Bodies wait for others: a turn is due within `UploadOrder.freshUs`.
+    /// Mutating, so that the machine is looked at where it lies.
     package var hasWaitingUploads: Bool {
         mutating get { uploads.hasWaiting }
     }
