@@ -60,19 +60,20 @@ package enum TableLayout {
 
 /// How many tasks may be open, so that the ring can always take what must be written.
 package enum JournalReserve {
-    /// Records beyond those promised to open tasks and to a closing.
+    /// Records beyond those promised to open tasks: more than what one admission writes.
     package static let slack = 1_024
 
-    /// Largest number of open tasks: each needs room for its ENDED, a successor needs room for as
-    /// many again, and `slack` stays free.
+    /// Largest number of open tasks: each needs room for its ENDED, and as much again is left for
+    /// what comes while they are open (ACCEPTED, or the closing of a dead instance).
     package static func openTasksMax(ringRecords: Int, slots: Int) -> Int {
         max(0, min(slots, (ringRecords - slack) / 2))
     }
 
-    /// Whether one more task may be accepted now (it takes its ACCEPTED, a possible NAME and
-    /// reserves its ENDED): room for all open tasks, for the closing of a full table and `slack`.
-    package static func admits(freeRecords: Int, openTasks: Int, openTasksMax: Int) -> Bool {
-        openTasks < openTasksMax && freeRecords >= openTasks + openTasksMax + slack
+    /// Whether a record may be written now that no open task was promised, or one more task be
+    /// accepted (it takes its ACCEPTED, a possible NAME and reserves its ENDED): more room than for
+    /// the end of all open tasks and `slack`.
+    package static func admits(freeRecords: Int, openTasks: Int) -> Bool {
+        freeRecords > openTasks + slack
     }
 }
 

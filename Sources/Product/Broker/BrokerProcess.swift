@@ -95,7 +95,7 @@ package enum BrokerProcess {
     ) throws(BrokerStartError) {
         do {
             try journal.closeDeadInstances(
-                wallUs: WallClock.nowUs, waitMs: 2_000, log)
+                openTasks: 0, wallUs: WallClock.nowUs, waitMs: 2_000, log)
         } catch {
             throw .instance("\(error)")
         }

@@ -61,7 +61,7 @@ struct DispatchSeat: ~Copyable {
 
     /// Begins a turn: looks how much room the journal has.
     mutating func begin() {
-        dispatcher.journalHasRoom(records: journal.freeRecords)
+        dispatcher.journalHasRoom(records: journal.roomForTasks)
     }
 
     /// Answers what the shards of other threads asked; at most so many that others get their turn.
@@ -144,6 +144,8 @@ struct DispatchSeat: ~Copyable {
         if nowUs - lastSecondUs >= 1_000_000 {
             lastSecondUs = nowUs
             dispatcher.advance(nowUs: nowUs, wallUs: wallUs, out: &output)
+            // What it wrote has its place before a closing looks how many are left.
+            finish()
             closeDeadInstances(wallUs: wallUs)
         }
         finish()
@@ -157,10 +159,13 @@ struct DispatchSeat: ~Copyable {
     private mutating func closeDeadInstances(wallUs: UInt64) {
         guard !journal.isRecovered else { return }
         do {
-            try journal.closeDeadInstances(wallUs: wallUs, waitMs: 0, log)
+            try journal.closeDeadInstances(
+                openTasks: dispatcher.openTasks, wallUs: wallUs, waitMs: 0, log)
         } catch {
             log.event("recovery_failed")
         }
+        // The closing took records that this turn's tasks would have counted on.
+        begin()
     }
 
     /// Ends the instance in order. Every shard has ended before.

@@ -30,7 +30,8 @@ struct InstanceJournal: ~Copyable {
 
     /// For one shard's thread: its counters. Shard 0's block also has the dispatcher's.
     func statistics(shard: Int) -> StatisticsPage { instance.statistics(shard: shard) }
-    var freeRecords: Int { instance.journal.freeRecords }
+    /// Records that tasks may take now.
+    var roomForTasks: Int { instance.roomForTasks }
 
     /// Performs the writes in order and publishes them. Only then may any message of the same
     /// turn go out.
@@ -84,13 +85,15 @@ struct InstanceJournal: ~Copyable {
     }
 
     /// Writes the final records of tasks that dead instances left open, as far as the ring has
-    /// room within `waitMs`. What is damaged is said once and left alone.
+    /// room within `waitMs` beside the ends of this broker's own `openTasks`. What is damaged is
+    /// said once and left alone.
     mutating func closeDeadInstances(
-        wallUs: UInt64, waitMs: UInt64, _ log: BrokerLog
+        openTasks: Int, wallUs: UInt64, waitMs: UInt64, _ log: BrokerLog
     ) throws(InstanceError) {
         for one in instance.damagedInstances { sayDamaged(one, .ring, log) }
         let closed = try InstanceDirectory.closeDeadInstances(
-            runDirectory: runDirectory, into: &instance, wallMicroseconds: wallUs, waitMs: waitMs)
+            runDirectory: runDirectory, into: &instance, openTasks: openTasks,
+            wallMicroseconds: wallUs, waitMs: waitMs)
         isRecovered = closed.allSatisfy(\.isComplete)
         for one in closed where one.isComplete {
             log.event("instance_closed", ("ended", UInt64(one.endedCount)))

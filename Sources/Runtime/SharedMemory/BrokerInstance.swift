@@ -31,6 +31,8 @@ package struct BrokerInstance: ~Copyable {
     package let isRingReduced: Bool
     /// Most tasks that may be open at once, from ring and table together.
     package let openTasksMax: Int
+    /// The last closing of dead instances stopped for want of room.
+    var closingLacksRoom = false
     /// Instances whose ring could not be read at the start. They are left where they are.
     package let damagedInstances: [UInt64]
 
@@ -90,6 +92,12 @@ package struct BrokerInstance: ~Copyable {
                 tableSlots: UInt32(sizes.tableSlots)
             ).record)
         journal.publish()
+    }
+
+    /// Records that tasks may take now: all that are free; while a closing lacks room, what is free
+    /// beyond `openTasksMax`, so that it goes on whatever load there is. May be below zero.
+    package var roomForTasks: Int {
+        journal.freeRecords - (closingLacksRoom ? openTasksMax : 0)
     }
 
     /// The counters of one shard, 0..<`sizes.shards`.

@@ -21,20 +21,21 @@ extension InstanceDirectory {
     ///
     /// Any closer may die at any store: the next one finishes, and each task gets exactly one
     /// ENDED. For that, closers take turns (the run directory's lock), take the oldest instance
-    /// first, and note in the slot where the ENDED will stand before it can be seen. Where the
-    /// ring has no room the sidecar is given `waitMs` in all; what is left stays for the next
-    /// call. With `waitMs` 0 nothing is waited for: `locked` if another broker is closing or
+    /// first, and note in the slot where the ENDED will stand before it can be seen. The ends of
+    /// the `openTasks` of `broker` keep their room in its ring. Where there is no more of it the
+    /// sidecar is given `waitMs` in all; what is left stays for the next call,
+    /// and until then `roomForTasks` leaves it room. With `waitMs` 0 nothing is waited for: `locked` if another broker is closing or
     /// starting. `afterEachStore` lets a test end the closing at every store.
     package static func closeDeadInstances(
-        runDirectory: String, into broker: inout BrokerInstance, wallMicroseconds: UInt64,
-        waitMs: UInt64 = 2_000,
+        runDirectory: String, into broker: inout BrokerInstance, openTasks: Int = 0,
+        wallMicroseconds: UInt64, waitMs: UInt64 = 2_000,
         afterEachStore: (() throws(InstanceError) -> Void)? = nil
     ) throws(InstanceError) -> [ClosedInstance] {
         let turn = try InstanceLock(
             path: runDirectory + "/.lock", create: true, wait: waitMs > 0)
         defer { _ = turn }
         var closing = Closing(
-            runDirectory: runDirectory, wallMicroseconds: wallMicroseconds,
+            runDirectory: runDirectory, openTasks: openTasks, wallMicroseconds: wallMicroseconds,
             deadlineUs: LocalFileSystem.monotonicUs() + waitMs * 1_000,
             afterEachStore: afterEachStore)
         var results: [ClosedInstance] = []
@@ -44,6 +45,7 @@ extension InstanceDirectory {
             // The rest may only be closed after this one: its slots may point into theirs.
             if closing.isOutOfRoom { break }
         }
+        broker.closingLacksRoom = closing.isOutOfRoom
         return results
     }
 }
@@ -54,16 +56,18 @@ private struct Closing {
     private static let batch = 64
 
     let runDirectory: String
+    let openTasks: Int
     let wallMicroseconds: UInt64
     let deadlineUs: UInt64
     let afterEachStore: (() throws(InstanceError) -> Void)?
     private(set) var isOutOfRoom = false
 
     init(
-        runDirectory: String, wallMicroseconds: UInt64, deadlineUs: UInt64,
+        runDirectory: String, openTasks: Int, wallMicroseconds: UInt64, deadlineUs: UInt64,
         afterEachStore: (() throws(InstanceError) -> Void)?
     ) {
         self.runDirectory = runDirectory
+        self.openTasks = openTasks
         self.wallMicroseconds = wallMicroseconds
         self.deadlineUs = deadlineUs
         self.afterEachStore = afterEachStore
@@ -161,9 +165,11 @@ private struct Closing {
         }
     }
 
-    /// Leaves `JournalReserve.slack` records to the broker; waits for the sidecar if need be.
+    /// Leaves to the broker what it may not do without; waits for the sidecar if need be.
     private mutating func makeRoom(in broker: inout BrokerInstance) throws(InstanceError) -> Bool {
-        while broker.journal.freeRecords <= JournalReserve.slack {
+        while !JournalReserve.admits(
+            freeRecords: broker.journal.freeRecords, openTasks: openTasks)
+        {
             broker.journal.publish()
             guard LocalFileSystem.monotonicUs() < deadlineUs else {
                 isOutOfRoom = true

@@ -406,6 +406,22 @@ import Testing
         #expect(rig.hear(client).compactMap(\.end).map(\.code) == [.completed, .drained])
     }
 
+    @Test("a burst of tasks may fill the journal but for the ends of those that are open")
+    func wholeJournalTakesTasks() {
+        var rig = Rig(ringRecords: JournalReserve.slack + 100)
+        let supplier = rig.supplier()
+        let client = rig.client()
+        for _ in 0..<60 {
+            rig.submit(client)
+            guard rig.hear(supplier).contains(where: { $0.kind == .assign }) else { break }
+            rig.end(supplier)
+            _ = rig.hear(client)
+        }
+        #expect(rig.hear(client).compactMap(\.end).map(\.code) == [.journalFull])
+        // Each wrote ACCEPTED and ENDED; a few more records are the start and names.
+        #expect((46...50).contains(rig.ended.count))
+    }
+
     @Test("[L10] journal without room refuses; open tasks keep theirs")
     func journalFull() {
         var rig = Rig(ringRecords: JournalReserve.slack + 6)

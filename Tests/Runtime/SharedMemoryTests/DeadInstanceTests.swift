@@ -149,16 +149,23 @@ import Testing
         // A successor with a ring of 16,352 records.
         var successor = try newBroker()
         let start = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 2, waitMs: 0)
+            runDirectory: scratch.path, into: &successor, openTasks: 3_000, wallMicroseconds: 2,
+            waitMs: 0)
         #expect(start.count == 1)
         #expect(!start[0].isComplete)
-        #expect(successor.journal.freeRecords >= JournalReserve.slack)
+        // Its own open tasks end whatever becomes of the reader; no other is accepted meanwhile.
+        #expect(successor.journal.freeRecords == 3_000 + JournalReserve.slack)
+        #expect(
+            !JournalReserve.admits(freeRecords: successor.roomForTasks, openTasks: 3_000))
         let reader = try JournalReader(runDirectory: scratch.path, instance: successor.id)
         var records = try reader.read(from: 1, count: .max)
         reader.release(through: reader.publishedSequence)
+        #expect(
+            successor.roomForTasks == successor.journal.freeRecords - successor.openTasksMax)
         let rest = try InstanceDirectory.closeDeadInstances(
             runDirectory: scratch.path, into: &successor, wallMicroseconds: 2, waitMs: 0)
         #expect(rest.map(\.isComplete) == [true])
+        #expect(successor.roomForTasks == successor.journal.freeRecords)
         #expect(start[0].endedCount + rest[0].endedCount == 20_000)
         records += try reader.read(from: reader.releasedSequence + 1, count: .max)
         let ends = endsByTask(records)

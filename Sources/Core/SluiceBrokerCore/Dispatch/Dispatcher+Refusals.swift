@@ -84,8 +84,7 @@ extension Dispatcher {
     /// Room for one more record beyond what open tasks have reserved.
     var hasJournalRoom: Bool {
         mutating get {
-            JournalReserve.admits(
-                freeRecords: journalFreeRecords, openTasks: openTasks, openTasksMax: openTasksMax)
+            JournalReserve.admits(freeRecords: journalFreeRecords, openTasks: openTasks)
         }
     }
 }

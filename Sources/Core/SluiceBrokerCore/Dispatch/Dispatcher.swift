@@ -168,7 +168,8 @@ package struct Dispatcher: ~Copyable {
         }
     }
 
-    /// How many records the journal can take now. Called once a turn, before the requests.
+    /// How many records the journal can take now, less what others were promised. Called once a
+    /// turn, before the requests; may be below zero.
     package mutating func journalHasRoom(records: Int) {
         journalFreeRecords = records
     }
