@@ -70,10 +70,11 @@ def write_directory(folder: pathlib.Path) -> None:
     rows += [(_CLIENT, 0, key, 11 + number, 0, 0) for number, key in enumerate(LOAD_KEYS)]
     rows += [(_SUPPLIER, 0, token, 100 + number, 0, 100 + number)
              for number, token in enumerate(TOKENS)]
+    # Those that bring load have no limit of concurrent tasks.
     entries = b"".join(
         _block(struct.pack("<BBBBIQ32sQQIIQ", 1, 1, role, flags, 0, number,
                            hashlib.sha256(secret.encode()).digest(), account, expires,
-                           1_024, 1_000_000_000, supplier))
+                           0 if secret in LOAD_KEYS else 1_024, 1_000_000_000, supplier))
         for number, (role, flags, secret, account, expires, supplier) in enumerate(rows, 1))
     for name, kind, count, content in (("snapshot-1", 0x41, len(rows), entries),
                                        ("changes-1", 0x42, 0, b"")):
