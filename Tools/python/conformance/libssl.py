@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import functools
 import socket
 import struct
 
@@ -16,7 +17,9 @@ _VERIFY_PEER = 1
 _REQUEST_ANOTHER = 1  # SSL_KEY_UPDATE_REQUESTED
 
 
+@functools.cache
 def _library() -> ctypes.CDLL:
+    """Once: to find it runs programs, which a flood's neighbours would feel."""
     name = ctypes.util.find_library("ssl")
     if name is None:
         raise Skipped("needs libssl to send KeyUpdates")
