@@ -247,7 +247,8 @@ struct JournalCopier: ~Copyable {
         return true
     }
 
-    /// Where the batch's runs stand (`SegmentLog.append`); nil when the disk is full: the rings keep what was not taken.
+    /// Where the batch's runs stand (`SegmentLog.append`); nil when the disk is full: the rings
+    /// keep what was not taken.
     private mutating func append(
         _ batch: [JournalRecord]
     ) throws(InstanceError) -> [SegmentPosition]? {

@@ -23,9 +23,9 @@ extension InstanceDirectory {
     /// ENDED. For that, closers take turns (the run directory's lock), take the oldest instance
     /// first, and note in the slot where the ENDED will stand before it can be seen. The ends of
     /// the `openTasks` of `broker` keep their room in its ring. Where there is no more of it the
-    /// sidecar is given `waitMs` in all; what is left stays for the next call,
-    /// and until then `roomForTasks` leaves it room. With `waitMs` 0 nothing is waited for: `locked` if another broker is closing or
-    /// starting. `afterEachStore` lets a test end the closing at every store.
+    /// sidecar is given `waitMs` in all; what is left stays for the next call, and until then
+    /// `roomForTasks` leaves it room. With `waitMs` 0 nothing is waited for: `locked` if another
+    /// broker is closing or starting. `afterEachStore` lets a test end the closing at every store.
     package static func closeDeadInstances(
         runDirectory: String, into broker: inout BrokerInstance, openTasks: Int = 0,
         wallMicroseconds: UInt64, waitMs: UInt64 = 2_000,

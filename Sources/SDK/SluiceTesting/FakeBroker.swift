@@ -27,8 +27,9 @@ public final class FakeBroker: Sendable {
         self.network = network
     }
 
-    /// Runs `body` with a new broker, on the actor of the caller. When it returns or throws, everything is stopped: open tasks
-    /// are cancelled, and handlers with them. Throws what `body` throws.
+    /// Runs `body` with a new broker, on the actor of the caller. When it returns or throws,
+    /// everything is stopped: open tasks are cancelled, and handlers with them. Throws what `body`
+    /// throws.
     @discardableResult
     public nonisolated(nonsending) static func run<Value: Sendable>(
         _ body: nonisolated(nonsending) (FakeBroker) async throws -> Value

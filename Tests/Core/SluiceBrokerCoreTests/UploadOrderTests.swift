@@ -176,6 +176,31 @@ struct UploadOrderTests {
         #expect(ends.map(\.code) == [.uploadTimeout])
     }
 
+    @Test("[U9] who waits for the broker's credit is not too late, however long that takes")
+    func waitingForCreditIsNotLate() {
+        // All that may come without credit, and less.
+        for (frames, isLate) in [(2, false), (1, true)] {
+            var rig = Rig()
+            _ = rig.supplier(slots: 8)
+            let client = rig.client()
+            for stream in 1...3 as ClosedRange<UInt32> {
+                rig.submit(client, stream: stream, body: [], declared: Self.bodyBytes)
+            }
+            _ = rig.hear(client)
+            for _ in 0..<frames {
+                let byteCount = Int(WireLimits.freeBodyBytesMax) / 2
+                rig.body(client, stream: 3, byteCount: byteCount)
+            }
+            // The process was stopped: nothing had a turn in between.
+            rig.nowMs += 31_000
+            rig.turn()
+            rig.turn()
+            let heard = rig.hear(client).filter { $0.header.stream.rawValue == 3 }
+            #expect(heard.compactMap(\.end).map(\.code) == (isLate ? [.uploadTimeout] : []))
+            #expect(heard.contains { $0.credit == UInt64(Self.bodyBytes) } != isLate)
+        }
+    }
+
     @Test("short tasks pass a long body by no more than a body's turn at a time")
     func longBodiesGoOn() {
         var rig = Rig()

@@ -5,8 +5,9 @@ import SluiceWire
 /// one account after the other and in each in the order of admission [U4].
 ///
 /// Bodies that are granted all at once arrive side by side, and all of them are whole only at the
-/// end. One after the other, the first are with their suppliers while the last are still under way. A client that sends slowly holds nobody
-/// up: what it was granted counts for `freshUs` and no longer.
+/// end. One after the other, the first are with their suppliers while the last are still under way.
+/// A client that sends slowly holds nobody up: what it was granted counts for `freshUs` and no
+/// longer.
 struct UploadOrder: ~Copyable {
     /// Body bytes under way that further bodies wait for. One body is granted whatever its size.
     static let underWayBytesMax = 2 * 1_024 * 1_024
