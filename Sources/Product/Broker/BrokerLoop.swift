@@ -58,7 +58,8 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
     private var wallUs: UInt64 = 0
     private var lastReportUs: UInt64 = 0
     private var gathering = GatherPolicy()
-    private var framesSeen: UInt64 = 0
+    private var tokensSeen: UInt64 = 0
+    private var othersSeen: UInt64 = 0
     var stage = DrainStage.serving
     var closingSinceUs: UInt64 = 0
 
@@ -133,21 +134,28 @@ struct BrokerLoop<Backend: NetworkBackend & ~Copyable>: ~Copyable {
         perform()
         settle()
         followStage()
+        // Before any answer of this turn: whoever hears one may act on it through another shard.
+        requestOutlet.flush()
         send()
         flush()
     }
 
     /// Says how the turn before this wait went.
     private mutating func noteTurn(lastedUs: UInt64) {
-        let frames = shard.counters.tokenFramesRelayed &+ shard.counters.relayedFrames
+        let received = shard.counters.tokenFramesRelayed
+        let tokens = received &+ shard.counters.relayedFrames
+        let others = shard.counters.framesReceived &- received
         statistics.add(.loopTurns)
         statistics.record(.turnUs, lastedUs)
-        if gathering.turned(nowUs: nowUs, frames: frames &- framesSeen) {
+        if gathering.turned(
+            nowUs: nowUs, frames: tokens &- tokensSeen, others: others &- othersSeen)
+        {
             let processorUs = MonotonicClock.threadNs / 1_000
             gathering.decide(nowUs: nowUs, processorUs: processorUs)
             statistics.set(.loopBusyUs, processorUs)
         }
-        framesSeen = frames
+        tokensSeen = tokens
+        othersSeen = others
     }
 
     /// Before the turn's events: a connection that was accepted after a certificate was replaced

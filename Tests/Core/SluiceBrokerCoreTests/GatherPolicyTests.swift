@@ -8,7 +8,8 @@ import Testing
 
     /// A second of turns of `turnUs` with this share of a processor used.
     private mutating func second(
-        busyPercent: UInt64, framesPerSecond: UInt64, turnUs: UInt64 = 100
+        busyPercent: UInt64, framesPerSecond: UInt64, turnUs: UInt64 = 100,
+        othersPerFrame: UInt64 = 0
     ) {
         var owed: UInt64 = 0
         for _ in 0..<(1_000_000 / turnUs) {
@@ -17,7 +18,7 @@ import Testing
             owed -= frames * 1_000_000
             nowUs += turnUs
             processorUs += turnUs * busyPercent / 100
-            if policy.turned(nowUs: nowUs, frames: frames) {
+            if policy.turned(nowUs: nowUs, frames: frames, others: frames * othersPerFrame) {
                 policy.decide(nowUs: nowUs, processorUs: processorUs)
             }
         }
@@ -47,6 +48,18 @@ import Testing
         #expect(policy.waitUs == GatherPolicy.gatherUs)
         second(busyPercent: 25, framesPerSecond: 50_000, turnUs: 600)
         #expect(policy.isGathering)
+    }
+
+    @Test("short tasks are served at once: most of what comes begins or ends one")
+    mutating func shortTasks() {
+        second(busyPercent: 95, framesPerSecond: 300_000, othersPerFrame: 1)
+        #expect(!policy.isGathering)
+        second(busyPercent: 60, framesPerSecond: 50_000)
+        #expect(policy.isGathering)
+        second(busyPercent: 60, framesPerSecond: 50_000, othersPerFrame: 1)
+        #expect(policy.isGathering, "it does not swing")
+        second(busyPercent: 60, framesPerSecond: 50_000, othersPerFrame: 2)
+        #expect(!policy.isGathering)
     }
 
     @Test("it ends when the load is low again, by time or by frames")

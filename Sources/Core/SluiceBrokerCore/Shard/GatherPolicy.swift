@@ -3,7 +3,9 @@
 /// A wake-up, a read and a send cost the same for one token as for many. While the thread has time
 /// to spare, it wakes for the first thing that happens, and nothing waits. When it spends more than
 /// half of a processor on many small frames, a wait of `gatherUs` shares those costs among all that
-/// arrive within it; it ends when the load is low enough to be served one by one.
+/// arrive within it; it ends when the load is low enough to be served one by one. Where much of what
+/// comes begins and ends tasks, nothing is gathered: that is what somebody waits for, and it is
+/// saved nothing by waiting.
 ///
 /// Pure: the shell says how each turn went and, when a window is over, what the thread has used.
 /// Owned by the shard's thread.
@@ -19,9 +21,12 @@ package struct GatherPolicy: Sendable {
     /// Relayed frames in `gatherUs` for which it is worth it. Fewer cost half of a processor too,
     /// by waking for each, but leave room to serve more of them: the cost of one falls with load.
     package static let framesMin: UInt64 = 12
+    /// Relayed frames for each other one that came, from which on it begins. It ends below half.
+    package static let framesPerOther: UInt64 = 2
 
     private var windowBeganUs: UInt64 = 0
     private var frames: UInt64 = 0
+    private var others: UInt64 = 0
     /// What the thread had used in all when the window began.
     private var processorUs: UInt64 = 0
     /// Whether the next wait is to be held open.
@@ -32,10 +37,12 @@ package struct GatherPolicy: Sendable {
     /// What `wait` is told: 0 = answer at once.
     package var waitUs: Int { isGathering ? Self.gatherUs : 0 }
 
-    /// A turn is over that relayed so many frames. True if a window is over too: then `decide` is
-    /// due. Processor time is asked for no more often than that, because asking is a system call.
-    package mutating func turned(nowUs: UInt64, frames: UInt64) -> Bool {
+    /// A turn is over that relayed so many frames and received so many `others`: SUBMIT, STARTED,
+    /// END, CREDIT and whatever is not relayed. True if a window is over too: then `decide` is due.
+    /// Processor time is asked for no more often than that, because asking is a system call.
+    package mutating func turned(nowUs: UInt64, frames: UInt64, others: UInt64) -> Bool {
         self.frames += frames
+        self.others += others
         return nowUs >= windowBeganUs + Self.windowUs
     }
 
@@ -47,12 +54,17 @@ package struct GatherPolicy: Sendable {
         let framesWanted = Self.framesMin * elapsedUs / UInt64(Self.gatherUs)
         let busyPercent = (processorUs - self.processorUs) * 100 / max(elapsedUs, 1)
         if isGathering {
-            isGathering = busyPercent >= Self.endsBusyPercent && frames * 3 >= framesWanted * 2
+            isGathering =
+                busyPercent >= Self.endsBusyPercent && frames * 3 >= framesWanted * 2
+                && frames * 2 >= others * Self.framesPerOther
         } else {
-            isGathering = busyPercent >= Self.beginsBusyPercent && frames >= framesWanted
+            isGathering =
+                busyPercent >= Self.beginsBusyPercent && frames >= framesWanted
+                && frames >= others * Self.framesPerOther
         }
         windowBeganUs = nowUs
         frames = 0
+        others = 0
         self.processorUs = processorUs
     }
 }
