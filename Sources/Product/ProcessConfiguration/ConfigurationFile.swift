@@ -68,7 +68,8 @@ package struct ConfigurationFile: Sendable {
         decoder.allowsJSON5 = true
         let root: JSONValue
         do {
-            root = try decoder.decode(JSONValue.self, from: data)
+            // A long number at the very end would be read on into the memory behind it, and trap.
+            root = try decoder.decode(JSONValue.self, from: data + [UInt8(ascii: "\n")])
         } catch {
             throw Self.whole(
                 path, "is not JSON; expected an object such as { \"broker\": { \"port\": 7700 } }")

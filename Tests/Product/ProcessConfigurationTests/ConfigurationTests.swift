@@ -104,6 +104,17 @@ struct ConfigurationTests {
         #expect(found.first?.hasPrefix("sluice.json") == true)
     }
 
+    /// Found by the fuzzer: the decoder went on behind the end.
+    @Test("a long number at the end of the file is read to there and no further")
+    func numberAtTheEnd() {
+        let more = Data((String(repeating: "7", count: 100) + "7e.x").utf8)
+        let error = #expect(throws: ConfigurationError.self) {
+            _ = try ConfigurationFile(path: "sluice.json", data: more.prefix(100))
+        }
+        #expect(
+            error?.description == "sluice.json holds 7.777777777777778e+99; expected one object")
+    }
+
     @Test("bytes that are no UTF-8 are named as such")
     func noText() {
         let before = Array(#"{ "broker": { "port": 1, "#.utf8)
