@@ -23,7 +23,7 @@ extension SystemSuite {
 
         @Test func brokerAndBareRelayAreMeasuredInPairs() async throws {
             defer { try? FileManager.default.removeItem(at: folder) }
-            // A sidecar that comes a tenth of a second late finds the journal full, and tasks are
+            // A sidecar that comes a sixth of a second late finds the journal full, and tasks are
             // refused, as they should be: that run shows nothing, says so, and is made again.
             var result: ProgramResult
             var attempts = 0

@@ -4,8 +4,8 @@
 /// to spare, it wakes for the first thing that happens, and nothing waits. When it spends more than
 /// half of a processor on many small frames, a wait of `gatherUs` shares those costs among all that
 /// arrive within it; it ends when the load is low enough to be served one by one. Where much of what
-/// comes begins and ends tasks, nothing is gathered: that is what somebody waits for, and it is
-/// saved nothing by waiting.
+/// comes begins and ends tasks, nothing is gathered, although it would save time of the processor:
+/// that is what somebody waits for.
 ///
 /// Pure: the shell says how each turn went and, when a window is over, what the thread has used.
 /// Owned by the shard's thread.
