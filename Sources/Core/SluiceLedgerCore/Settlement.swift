@@ -84,16 +84,19 @@ package struct Posting: Equatable, Sendable {
 
 /// The postings of everything that moves money. Those of one entry sum to zero.
 package enum Settlement {
-    /// Most that tasks may bring a supplier to have earned, or a consumer to owe: nine billion
-    /// dollars. A thousandth of what 64 bits hold, so that no few accounts together can fill the
-    /// platform's own, which every task needs.
+    /// Most that tasks may bring a supplier to have earned, or a consumer to owe, and most that one
+    /// task may post anywhere: nine billion dollars. A thousandth of what 64 bits hold, so that
+    /// neither few accounts nor few tasks together can fill the platform's own, which every task
+    /// needs.
     package static let taskBalanceMax = MicroUSD(1 << 53)
 
     /// Whether an account whose balance is this takes a task's posting: the sum fits, and is within
     /// `taskBalanceMax` where a task brings it further from nothing. An entry of which one posting
     /// is not taken is not posted at all.
     package static func admits(_ posting: Posting, at balance: MicroUSD) -> Bool {
-        guard let sum = balance.adding(posting.amount) else { return false }
+        guard let sum = balance.adding(posting.amount),
+            posting.amount.rawValue.magnitude <= taskBalanceMax.rawValue.magnitude
+        else { return false }
         switch posting.account {
         case .consumer: return posting.amount > 0 || sum.rawValue >= -taskBalanceMax.rawValue
         // Number 0 is nobody's: all suppliers that have no account.

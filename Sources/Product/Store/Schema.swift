@@ -17,6 +17,7 @@ enum Schema {
         Migration(name: "4 changes and audit", sql: changes),
         Migration(name: "5 retention", sql: retention),
         Migration(name: "6 packed tasks", sql: packedTasks),
+        Migration(name: "7 newest tasks", sql: newestTasks),
     ]
 
     private static func columns(_ table: RecordTable, _ dialect: SQLDialect) -> String {
@@ -265,6 +266,21 @@ enum Schema {
     /// One packed row for each task in SQLite. PostgreSQL keeps its tables by days.
     @Sendable private static func packedTasks(_ dialect: SQLDialect) -> String {
         dialect == .sqlite ? PackedTask.migration : PackedTask.postgresViews
+    }
+
+    /// The highest counter of an instance's tasks, as the engines compare numbers; 0 before the
+    /// first.
+    @Sendable private static func newestTasks(_ dialect: SQLDialect) -> String {
+        let tables = dialect == .sqlite ? ["task", "open_task"] : ["accepted"]
+        let counters = tables.map {
+            "SELECT max(counter) AS counter FROM \($0) WHERE instance = journal_cursor.instance"
+        }
+        return """
+            ALTER TABLE journal_cursor
+                ADD COLUMN newest_task \(dialect.integer) NOT NULL DEFAULT 0;
+            UPDATE journal_cursor SET newest_task = coalesce((
+                SELECT max(counter) FROM (\(counters.joined(separator: " UNION ALL "))) c), 0);
+            """
     }
 
     /// Triggers that refuse to change or remove what was written.

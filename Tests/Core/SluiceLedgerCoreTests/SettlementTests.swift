@@ -61,7 +61,13 @@ import Testing
         #expect(takes(.supplier(2), most, at: 0))
         #expect(!takes(.supplier(2), 1, at: most))
         // What it has beyond the bound, it may spend.
-        #expect(takes(.consumer(1), MicroUSD(-.max), at: MicroUSD(.max)))
+        #expect(takes(.consumer(1), debt, at: MicroUSD(.max)))
+        // No task costs or brings anybody more than the bound, the platform included.
+        for account in [LedgerAccount.consumer(1), .platformLoss, .platformFee, .supplier(0)] {
+            for amount in [most.rawValue + 1, -most.rawValue - 1, .max, .min] {
+                #expect(!takes(account, MicroUSD(amount), at: account == .consumer(1) ? most : 0))
+            }
+        }
         // Nobody's and the platform's go as far as 64 bits.
         #expect(takes(.supplier(0), 1, at: most))
         #expect(takes(.platformFee, most, at: most))

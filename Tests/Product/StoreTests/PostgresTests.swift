@@ -41,6 +41,29 @@ import Testing
             try store.counts() == RecordCounts(accepted: 1, final: 1, open: 0, duplicates: 0))
     }
 
+    @Test func whatEarlierVersionsAcceptedIsKnown() throws {
+        let address = try PostgresServer.shared.get().newDatabase()
+        var journal = JournalSketch(instance: 9)
+        for counter in 1...3 as ClosedRange<UInt64> { journal.accept(counter) }
+        journal.end(1)
+        _ = try Store(.postgres(address: address), durability: .checkpoint)
+            .applyBatch(journal.records)
+        let connection = try PostgresConnection(address)
+        try connection.run(
+            """
+            ALTER TABLE journal_cursor DROP COLUMN newest_task;
+            DELETE FROM store_migration WHERE name = '7 newest tasks';
+            """)
+        let moved = try Store(.postgres(address: address), durability: .checkpoint)
+        for counter in 1...4 as ClosedRange<UInt64> {
+            journal.accept(counter, atUs: 1_792_900_000_000_000)
+        }
+        let batch = try moved.applyBatch(journal.records)
+        #expect(batch.applied == 1 && batch.duplicates == 3)
+        #expect(
+            try moved.counts() == RecordCounts(accepted: 4, final: 1, open: 3, duplicates: 3))
+    }
+
     /// The connection breaks while COMMIT is on its way: with `reaches` the server has done it,
     /// else not. Applying the same records again makes both the same.
     @Test(arguments: [true, false])

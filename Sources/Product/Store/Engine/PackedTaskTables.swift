@@ -13,38 +13,12 @@ struct PackedTaskTables: TaskTables {
     let transaction: any StoreTransaction
     let database: Database
 
-    /// Nothing is written yet. A broker counts upwards, so a task above all that are known of its
-    /// instance is new; only others are looked for.
-    func accept(_ tasks: borrowing BatchTasks) throws(StoreError) -> [Int] {
-        try wrapped {
-            var known: [Int] = []
-            var newest: [UInt64: Int64] = [:]
-            var instance: UInt64?
-            var limit = Int64.min
-            for place in tasks.accepted.indices {
-                let task = tasks.entries[place].task
-                if task.instance != instance {
-                    instance = task.instance
-                    limit = try newest[task.instance] ?? newestCounter(of: task.instance)
-                    newest[task.instance] = limit
-                }
-                guard signed(task.counter) <= limit else { continue }
-                if try isKnown(task) { known.append(place) }
-            }
-            return known
-        }
-    }
-
-    /// The highest counter of an instance's tasks, as SQLite compares them.
-    private func newestCounter(of instance: UInt64) throws -> Int64 {
-        var found: [Int64] = []
-        for table in ["task", "open_task"] {
-            let statement = try IntegerStatement(
-                database,
-                "SELECT counter FROM \(table) WHERE instance = ?1 ORDER BY counter DESC LIMIT 1")
-            _ = try statement.fetch(([signed(instance)] as [1 of Int64]).span, into: &found)
-        }
-        return found.max() ?? .min
+    /// Nothing is written yet.
+    func accept(
+        _ tasks: borrowing BatchTasks, lookingUp places: [Int]
+    ) throws(StoreError) -> [Int] {
+        let accepted = tasks.accepted
+        return try wrapped { try places.filter { try isKnown(accepted[$0].task) } }
     }
 
     private func isKnown(_ task: TaskID) throws -> Bool {

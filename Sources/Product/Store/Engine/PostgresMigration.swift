@@ -27,7 +27,7 @@ enum PostgresMigration {
             connection.rollback()
             throw error
         }
-        for table in [RecordTable.accepted, .ended, .refused, .idempotency] {
+        for table in [RecordTable.ended, .refused, .idempotency] {
             try connection.run(
                 """
                 CREATE TEMPORARY TABLE IF NOT EXISTS staging_\(table.name)

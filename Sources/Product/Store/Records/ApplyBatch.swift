@@ -39,32 +39,27 @@ extension Store {
     ) throws(StoreError) -> AppliedBatch {
         try write { (transaction) throws(StoreError) in
             var batch = RecordBatch(node: node, nowUs: nowUs)
-            var cursors = try Self.cursors(of: records, transaction)
+            var cursors = try JournalCursors(of: records, transaction)
             batch.reserve(records.count)
             // Runs of records are of one instance: its cursor is not looked up for each.
-            var (instance, cursor) = (records.first?.instance ?? 0, UInt64(0))
-            cursor = cursors[instance] ?? 0
+            var (instance, sequence) = (records.first?.instance ?? 0, UInt64(0))
+            sequence = cursors[instance].sequence
             for record in records {
                 if record.instance != instance {
-                    cursors[instance] = cursor
-                    (instance, cursor) = (record.instance, cursors[record.instance] ?? 0)
+                    cursors[instance].sequence = sequence
+                    (instance, sequence) = (record.instance, cursors[record.instance].sequence)
                 }
-                guard record.sequence > cursor else {
+                guard record.sequence > sequence else {
                     batch.counts.skipped += 1
                     continue
                 }
-                cursor = record.sequence
+                sequence = record.sequence
                 batch.add(record)
             }
-            if !records.isEmpty { cursors[instance] = cursor }
-            try batch.apply(to: transaction)
-            for (instance, sequence) in cursors {
-                try transaction.execute(
-                    """
-                    INSERT INTO journal_cursor (instance, sequence) VALUES ($1, $2)
-                    ON CONFLICT (instance) DO UPDATE SET sequence = excluded.sequence
-                    """, [.integer(signed(instance)), .integer(signed(sequence))])
-            }
+            if !records.isEmpty { cursors[instance].sequence = sequence }
+            try batch.apply(to: transaction, after: cursors)
+            cursors.note(batch.tasks.accepted)
+            try cursors.save(transaction)
             return batch.counts
         }
     }
@@ -78,25 +73,6 @@ extension Store {
             }
             return cursors
         }
-    }
-
-    private static func cursors(
-        of records: [JournalRecord], _ transaction: any StoreTransaction
-    ) throws(StoreError) -> [UInt64: UInt64] {
-        var instances: Set<UInt64> = []
-        var last: UInt64?
-        for record in records where record.instance != last {
-            last = record.instance
-            instances.insert(record.instance)
-        }
-        let found = try transaction.fetch(
-            ["instance", "sequence"], from: "journal_cursor", where: "instance",
-            in: instances.map { signed($0) }, and: nil)
-        var cursors: [UInt64: UInt64] = [:]
-        for start in stride(from: 0, to: found.count, by: 2) {
-            cursors[unsigned(found[start])] = unsigned(found[start + 1])
-        }
-        return cursors
     }
 }
 
@@ -174,11 +150,13 @@ struct RecordBatch {
     }
 
     /// Writes everything that was taken.
-    mutating func apply(to transaction: any StoreTransaction) throws(StoreError) {
+    mutating func apply(
+        to transaction: any StoreTransaction, after cursors: JournalCursors = JournalCursors()
+    ) throws(StoreError) {
         try applyInstances(transaction)
         _ = try transaction.insertNew(refused)
         let tables = transaction.taskTables
-        try applyAccepted(tables, transaction)
+        try applyAccepted(tables, cursors, transaction)
         try applyEnded(tables, transaction)
         countEnded()
         try settle(transaction)

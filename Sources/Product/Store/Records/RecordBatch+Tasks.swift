@@ -3,10 +3,11 @@ import SluiceWire
 
 extension RecordBatch {
     mutating func applyAccepted(
-        _ tables: any TaskTables, _ transaction: any StoreTransaction
+        _ tables: any TaskTables, _ cursors: JournalCursors,
+        _ transaction: any StoreTransaction
     ) throws(StoreError) {
         guard !tasks.accepted.isEmpty else { return }
-        for place in try tables.accept(tasks) {
+        for place in try tables.accept(tasks, lookingUp: cursors.placesToLookUp(tasks.accepted)) {
             tasks.drop(place)
             countDuplicate()
         }
@@ -23,7 +24,10 @@ extension RecordBatch {
     fileprivate mutating func takeEarly(
         _ transaction: any StoreTransaction
     ) throws(StoreError) {
-        for row in try transaction.query("SELECT instance, counter, record FROM early_end") {
+        // In one order, whatever the engine's: money moves in it.
+        let rows = try transaction.query(
+            "SELECT instance, counter, record FROM early_end ORDER BY instance, counter")
+        for row in rows {
             let task = TaskID(instance: try row.unsigned(0), counter: try row.unsigned(1))
             guard tasks.place(of: task) != nil else { continue }
             let bytes = try row.bytes(2)

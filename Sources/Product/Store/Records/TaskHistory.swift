@@ -81,7 +81,7 @@ extension Store {
             var book = PriceBook()
             for price in try transaction.prices() { book.apply(price) }
             for fee in try transaction.fees() { book.apply(fee) }
-            let dispatchedMs = (accepted.acceptedAtUs + (end?.queueUs ?? 0)) / 1_000
+            let dispatchedMs = (accepted.acceptedAtUs &+ (end?.queueUs ?? 0)) / 1_000
             return TaskHistory(
                 accepted: accepted, consumer: try transaction.party(accepted.account), node: node,
                 model: model, end: end,

@@ -4,8 +4,11 @@ import SluiceWire
 /// Where an engine keeps what the journals say of tasks: PostgreSQL in `accepted` and `ended`, two
 /// tables by days; SQLite as one packed row a task. Both have the same views for reading.
 protocol TaskTables {
-    /// Takes the batch's ACCEPTED. Gives the places of tasks that have one already, ascending.
-    func accept(_ tasks: borrowing BatchTasks) throws(StoreError) -> [Int]
+    /// Takes the batch's ACCEPTED. Gives the places of tasks that have one already, ascending: of
+    /// those at `places`, the others are new.
+    func accept(
+        _ tasks: borrowing BatchTasks, lookingUp places: [Int]
+    ) throws(StoreError) -> [Int]
 
     /// Those of these tasks that are open.
     func findOpen(_ tasks: [TaskID]) throws(StoreError) -> [StoredTask]
@@ -44,10 +47,26 @@ struct StoredTask {
 struct WideTaskTables: TaskTables {
     let transaction: any StoreTransaction
 
-    func accept(_ tasks: borrowing BatchTasks) throws(StoreError) -> [Int] {
+    /// The unique key has the day in it, and what comes a second time may name another one.
+    func accept(
+        _ tasks: borrowing BatchTasks, lookingUp places: [Int]
+    ) throws(StoreError) -> [Int] {
+        let found = try transaction.fetch(
+            ["instance", "counter"], from: "accepted", where: ("instance", "counter"),
+            in: places.flatMap {
+                [signed(tasks.accepted[$0].instance), signed(tasks.accepted[$0].counter)]
+            })
+        var known: Set<TaskID> = []
+        for start in stride(from: 0, to: found.count, by: 2) {
+            known.insert(
+                TaskID(instance: unsigned(found[start]), counter: unsigned(found[start + 1])))
+        }
         var rows = IntegerRows(.accepted, rowCount: tasks.accepted.count)
-        for record in tasks.accepted { rows.append(record) }
-        return try transaction.insertNew(rows)
+        for record in tasks.accepted where known.isEmpty || !known.contains(record.task) {
+            rows.append(record)
+        }
+        try transaction.insert(rows)
+        return places.filter { known.contains(tasks.accepted[$0].task) }
     }
 
     func findOpen(_ tasks: [TaskID]) throws(StoreError) -> [StoredTask] {

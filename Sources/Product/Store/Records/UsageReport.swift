@@ -67,6 +67,10 @@ extension Store {
         "sum(CASE WHEN u.kind IS NULL THEN \(amount) ELSE 0 END)"
     }
 
+    /// Not those without output, and none that a damaged record made longer than any task runs: the
+    /// sum is to fit.
+    private static let hasTTFT = "e.ttft_us BETWEEN 0 AND 3600000000"
+
     /// PostgreSQL sums whole numbers into wider ones.
     private static func sums(_ dialect: SQLDialect) -> String {
         let sums = [
@@ -75,8 +79,8 @@ extension Store {
             posted("e.consumer_cost"), posted("e.supplier_earning"), posted("e.platform_fee"),
             "sum(CASE WHEN e.dispatches > 0 THEN e.queue_us ELSE 0 END)",
             "sum(CASE WHEN e.dispatches > 0 THEN 1 ELSE 0 END)",
-            "sum(CASE WHEN e.ttft_us >= 0 THEN e.ttft_us ELSE 0 END)",
-            "sum(CASE WHEN e.ttft_us >= 0 THEN 1 ELSE 0 END)",
+            "sum(CASE WHEN \(hasTTFT) THEN e.ttft_us ELSE 0 END)",
+            "sum(CASE WHEN \(hasTTFT) THEN 1 ELSE 0 END)",
         ]
         return sums.map { "CAST(\($0) AS \(dialect.integer))" }.joined(separator: ", ")
     }
