@@ -15,8 +15,9 @@ PROGRAMS = os.environ.get("SLUICE_PROGRAMS") or str(ROOT / ".build" / "release")
 sys.path.insert(0, str(ROOT / "Tools" / "python"))
 
 from faults.cases import Failed  # noqa: E402
+from faults.deployment import COUNTERS  # noqa: E402
 from floods.kinds import FLOODS  # noqa: E402
-from floods.main import _check_met, memory_bound  # noqa: E402
+from floods.main import _check_met, _offenders, memory_bound  # noqa: E402
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -43,17 +44,33 @@ class CommandTests(unittest.TestCase):
 class JudgementTests(unittest.TestCase):
     def test_a_flood_that_no_counter_shows_fails(self) -> None:
         with self.assertRaises(Failed):
-            _check_met(FLOODS["pings"], 1, {"flood": 1}, {"protocolErrors": 1})
+            _check_met(FLOODS["pings"], 1, {"flood": 1}, {"protocolErrors": 1}, 0)
 
     def test_a_flood_whose_offender_is_not_cut_fails(self) -> None:
         with self.assertRaises(Failed):
-            _check_met(FLOODS["pings"], 1, {}, {"protocolErrors": 1, "connectionsCut": 1})
+            _check_met(FLOODS["pings"], 1, {}, {"protocolErrors": 1, "connectionsCut": 1}, 0)
 
     def test_what_takes_time_is_asked_of_long_floods_alone(self) -> None:
-        counted = {"tasksAccepted": 1}
-        _check_met(FLOODS["slow-readers"], 5, {}, counted)
+        flood = FLOODS["slow-readers"]
+        _check_met(flood, 5, {}, {}, flood.open_tasks)
         with self.assertRaises(Failed):
-            _check_met(FLOODS["slow-readers"], 60, {}, counted)
+            _check_met(flood, 60, {}, {}, flood.open_tasks)
+
+    def test_readers_that_never_were_are_no_slow_readers(self) -> None:
+        with self.assertRaises(Failed):
+            _check_met(FLOODS["slow-readers"], 5, {}, {}, 8)
+
+    def test_who_breaks_no_rule_and_is_cut_fails_the_flood(self) -> None:
+        _check_met(FLOODS["tiny-credit"], 5, {}, {}, 0)
+        for answers, grown in (({"flood": 1}, {}), ({}, {"connectionsCut": 1})):
+            with self.assertRaises(Failed):
+                _check_met(FLOODS["tiny-credit"], 5, answers, grown, 0)
+
+    def test_tasks_of_neighbours_are_not_the_offenders(self) -> None:
+        none = dict.fromkeys(COUNTERS, 0)
+        after = none | {"tasksAccepted": 400, "tasksEnded": 390, "protocolErrors": 2}
+        self.assertEqual(_offenders(none, after, 380), {"protocolErrors": 2})
+        self.assertEqual(_offenders(none, after, 100)["tasksEnded"], 290)
 
 
 class BoundTests(unittest.TestCase):

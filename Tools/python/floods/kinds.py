@@ -96,7 +96,8 @@ Run = Callable[[Offender], None]
 class Flood:
     """A flood; ``counted`` names counters of the statistics page of which each must grow,
     ``answers`` the codes of END or ERROR of which the offender must see each, and ``late`` those of
-    either that must show in a flood of ``LATE_SECONDS`` or more."""
+    either that must show in a flood of ``LATE_SECONDS`` or more. ``never`` names counters that must
+    not grow and codes that must not be seen; of ``open_tasks`` so many must be open at once."""
 
     name: str
     sends: str
@@ -104,6 +105,8 @@ class Flood:
     counted: tuple[str, ...]
     answers: tuple[str, ...]
     late: tuple[str, ...]
+    never: tuple[str, ...]
+    open_tasks: int
     run: Run
 
 
@@ -111,11 +114,12 @@ FLOODS: dict[str, Flood] = {}
 
 
 def flood(sends: str, met: str, counted: tuple[str, ...],
-          answers: tuple[str, ...] = (), late: tuple[str, ...] = ()) -> Callable[[Run], Run]:
+          answers: tuple[str, ...] = (), late: tuple[str, ...] = (), never: tuple[str, ...] = (),
+          open_tasks: int = 0) -> Callable[[Run], Run]:
     """Registers a function as the flood of its name."""
     def register(function: Run) -> Run:
         name = function.__name__.replace("_", "-")
-        FLOODS[name] = Flood(name, sends, met, counted, answers, late, function)
+        FLOODS[name] = Flood(name, sends, met, counted, answers, late, never, open_tasks, function)
         return function
 
     return register
@@ -297,7 +301,8 @@ def repeated_credit(offender: Offender) -> None:
 
 @flood("CREDIT that raises the limit of a running stream by one byte each",
        "served: each raises something, so none is unproductive; the supplier is told only when "
-       "its own limit has grown by half the reserve", ("tasksAccepted",))
+       "its own limit has grown by half the reserve", (),
+       never=("flood", "protocolErrors", "connectionsCut", "lateFramesIgnored"))
 def tiny_credit(offender: Offender) -> None:
     """Beyond what the stream will ever use."""
     body = b"w " * 4_000 + b"w"
@@ -346,8 +351,8 @@ def submit_and_cancel(offender: Offender) -> None:
 
 
 @flood("32 streams on each of 24 connections, with all the credit there is, that read nothing",
-       "their answers stop at the reserve; after 30 s they end stalled", ("tasksAccepted",),
-       late=("readersStalled",))
+       "their answers stop at the reserve; after 30 s they end stalled", (),
+       late=("readersStalled",), open_tasks=24 * 32 // 2)
 def slow_readers(offender: Offender) -> None:
     """Small socket buffers, so that the answers wait in the broker; few large tokens, so that it
     is the broker and not the worker that is asked.
