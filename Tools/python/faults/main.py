@@ -205,7 +205,8 @@ def _list() -> None:
 
 
 def main() -> int:
-    """Exit status 0: everything held; 1: something did not; 2: wrong use."""
+    """Exit status 0: everything that this machine can do held; 1: something did not, or nothing
+    could be done; 2: wrong use."""
     parser = _arguments()
     arguments = parser.parse_args()
     if arguments.inside:
@@ -230,12 +231,15 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_early)
     verdicts: list[str] = []
+    skips: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
         jobs = [pool.submit(_run, each, arguments) for each in chosen]
         try:
             for job in concurrent.futures.as_completed(jobs):
                 result = job.result()
                 verdicts.append(result["verdict"])
+                if result["verdict"] == "skipped":
+                    skips.append(f"{result['case']}: {result['observed']}")
                 _show(result, arguments.json)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -244,4 +248,6 @@ def main() -> int:
     if not arguments.json:
         held = len(verdicts) - failed - skipped
         print(f"faults: {held} held, {failed} FAILED, {skipped} skipped")
-    return 1 if failed else 0
+    for line in skips:
+        print(f"note: faults skipped {line}", file=sys.stderr)
+    return 1 if failed or skipped == len(verdicts) else 0
