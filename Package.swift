@@ -367,7 +367,8 @@ let testTargets: [Target] = [
     tests("SluiceSessionTests", in: "Core", uses: ["SluiceWire", "SluiceSession"]),
     tests("LockFreeTests", in: "Runtime", uses: ["LockFree", "LinuxIO"]),
     tests("ContentArenaTests", in: "Runtime", uses: ["LockFree", "LinuxIO", "ContentArena"]),
-    tests("TLSEngineTests", in: "Runtime", uses: ["TLSEngine", "ContentArena"]),
+    tests(
+        "TLSEngineTests", in: "Runtime", uses: ["COpenSSL", "TLSEngine", "ContentArena"]),
     tests("LinuxIOTests", in: "Runtime", uses: ["LinuxIO"]),
     tests(
         "SecureTransportTests", in: "Runtime",

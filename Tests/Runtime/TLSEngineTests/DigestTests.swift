@@ -1,6 +1,7 @@
-import Testing
-
+import COpenSSL
+import Glibc
 import TLSEngine
+import Testing
 
 @Suite struct DigestTests {
     @Test func sha256IsTheStandardsOfABC() {
@@ -29,9 +30,40 @@ import TLSEngine
         #expect(randomBytes(32) != randomBytes(32))
     }
 
-    @Test func openSSLUsesTheWipingHeap() {
+}
+
+@Suite struct WipingHeapTests {
+    private let mark: UInt8 = 0xA5
+    private let byteCount = 700
+
+    /// How many bytes of a block are marked: not those at its beginning, which an allocator uses
+    /// for itself once the block is free.
+    private func marks(_ block: UnsafeMutableRawPointer) -> Int {
+        (64..<byteCount).count { block.load(fromByteOffset: $0, as: UInt8.self) == mark }
+    }
+
+    private func filled(_ block: UnsafeMutableRawPointer?) throws -> UnsafeMutableRawPointer {
+        let block = try #require(block)
+        memset(block, Int32(mark), byteCount)
+        return block
+    }
+
+    @Test func whatOpenSSLFreesIsWiped() throws {
         TLSLibrary.prepare()
         #expect(TLSLibrary.heapIsWiped)
+        // The look itself: a heap that does not wipe leaves the bytes where they were.
+        let plain = try filled(malloc(byteCount))
+        free(plain)
+        #expect(marks(plain) == byteCount - 64)
+
+        let released = try filled(CRYPTO_malloc(byteCount, #file, #line))
+        CRYPTO_free(released, #file, #line)
+        #expect(marks(released) == 0)
+        let outgrown = try filled(CRYPTO_malloc(byteCount, #file, #line))
+        let larger = try #require(CRYPTO_realloc(outgrown, byteCount * 9, #file, #line))
+        #expect(marks(larger) == byteCount - 64)
+        #expect(marks(outgrown) == 0)
+        CRYPTO_free(larger, #file, #line)
     }
 }
 

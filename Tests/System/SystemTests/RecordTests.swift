@@ -150,8 +150,17 @@ extension SystemSuite {
             let control = deployment.data.appendingPathComponent("control")
             try Data("xx\(canary)yy".utf8).write(to: control)
             #expect(Self.files(in: places, with: canary) == [control.lastPathComponent])
-            #expect(!deployment.dev.errors.contains(canary))
-            #expect(!deployment.dev.errors.contains(deployment.clientKey))
+            for secret in [canary, deployment.clientKey] {
+                #expect(!deployment.dev.errors.contains(secret))
+                // As a backtrace shows memory: bytes in hexadecimal, a few of them in a row.
+                let bytes = secret.utf8.map {
+                    ($0 < 16 ? "0" : "") + String($0, radix: 16)
+                }
+                for first in 0...bytes.count - 8 {
+                    let part = bytes[first..<first + 8].joined(separator: " ")
+                    #expect(!deployment.dev.errors.contains(part))
+                }
+            }
             for name in ["sluice.sqlite", "sluice.sqlite-wal"] {
                 let file = deployment.data.appendingPathComponent(name)
                 let bytes = (try? Data(contentsOf: file)) ?? Data()
