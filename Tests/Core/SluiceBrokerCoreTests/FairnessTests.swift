@@ -255,6 +255,24 @@ import Testing
                 == [nil, .rateLimited, nil])
     }
 
+    @Test("no more tasks are open than the journal has places for, running or waiting")
+    func openTasks() throws {
+        var rig = DispatchRig { $0.openTasks = 3 }
+        _ = rig.supplier(slots: 2)
+        let first = rig.submit(account: 1)
+        for account in 2...4 as ClosedRange<UInt64> { rig.submit(account: account) }
+        #expect(rig.dispatcher.openTasks == 3 && rig.running.count == 2)
+        #expect(rig.refusals.map(\.code) == [.queueFull])
+        let retry = try #require(rig.codes.last)
+        #expect(retry.code == .queueFull && retry.retryAfterMs > 0)
+        // One place is free again, for one.
+        rig.end(first)
+        for account in 5...6 as ClosedRange<UInt64> { rig.submit(account: account) }
+        #expect(rig.refusals.map(\.code) == [.queueFull, .queueFull])
+        while let running = rig.running.first { rig.end(running.stream) }
+        #expect(rig.dispatcher.openTasks == 0 && rig.ended.count == 4)
+    }
+
     @Test("retry-after is what waits over what was served in the last 10 s")
     func retryAfter() throws {
         var rig = DispatchRig { $0.queuedTasksPerModel = 10 }
