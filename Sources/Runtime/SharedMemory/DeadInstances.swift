@@ -27,7 +27,7 @@ extension InstanceDirectory {
     /// `roomForTasks` leaves it room. With `waitMs` 0 nothing is waited for: `locked` if another
     /// broker is closing or starting. `afterEachStore` lets a test end the closing at every store.
     package static func closeDeadInstances(
-        runDirectory: String, into broker: inout BrokerInstance, openTasks: Int = 0,
+        runDirectory: String, into broker: inout BrokerInstance, openTasks: Int,
         wallMicroseconds: UInt64, waitMs: UInt64 = 2_000,
         afterEachStore: (() throws(InstanceError) -> Void)? = nil
     ) throws(InstanceError) -> [ClosedInstance] {

@@ -45,7 +45,7 @@ import Testing
         let second = RunningSidecar(deployment)
         var successor = try deployment.newBroker()
         let closed = try InstanceDirectory.closeDeadInstances(
-            runDirectory: deployment.options.runDirectory, into: &successor,
+            runDirectory: deployment.options.runDirectory, into: &successor, openTasks: 0,
             wallMicroseconds: LocalFileSystem.wallUs())
         #expect(closed.map(\.instance) == [deadID])
         #expect(closed.map(\.endedCount) == [1])

@@ -50,7 +50,7 @@ import Testing
         let next = try newBroker()
         #expect(next.startNumber == wallUs + 1)
         _ = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &broker, wallMicroseconds: wallUs)
+            runDirectory: scratch.path, into: &broker, openTasks: 0, wallMicroseconds: wallUs)
         #expect(ringBytes(damaged) == before)
     }
 
@@ -60,7 +60,7 @@ import Testing
         #expect(broker.startNumber == wallUs)
         #expect(broker.damagedInstances == [])
         let results = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &broker, wallMicroseconds: wallUs)
+            runDirectory: scratch.path, into: &broker, openTasks: 0, wallMicroseconds: wallUs)
         #expect(results.map(\.instance) == [odd])
         #expect(results.map(\.endedCount) == [1])
         #expect(results.map(\.isComplete) == [true])
@@ -75,7 +75,7 @@ import Testing
         _ = consume whole
         var broker = try newBroker()
         let results = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &broker, wallMicroseconds: wallUs)
+            runDirectory: scratch.path, into: &broker, openTasks: 0, wallMicroseconds: wallUs)
         #expect(results.map(\.instance) == [damaged, wholeID])
         #expect(results.map(\.damage) == [.ring, nil])
         #expect(results.map(\.isComplete) == [false, true])
@@ -92,7 +92,7 @@ import Testing
         let damaged = try deadInstance(offset, word)
         var broker = try newBroker()
         let results = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &broker, wallMicroseconds: wallUs)
+            runDirectory: scratch.path, into: &broker, openTasks: 0, wallMicroseconds: wallUs)
         #expect(results.map(\.damage) == [.ring])
         #expect(broker.journal.lastSequence == 1)
         #expect(throws: InstanceError.damaged(.ring)) {

@@ -55,7 +55,7 @@ import Testing
         let (owed, none) = try deadInstance()
         var successor = try newBroker()
         let results = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 9_000)
+            runDirectory: scratch.path, into: &successor, openTasks: 0, wallMicroseconds: 9_000)
         #expect(results.count == 1)
         #expect(results[0].endedCount == 3)
         #expect(results[0].isComplete)
@@ -64,7 +64,7 @@ import Testing
         let closed = records.compactMap { InstanceClosedRecord($0) }
         #expect(closed.map(\.closed) == [results[0].instance])
         let again = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 9_000)
+            runDirectory: scratch.path, into: &successor, openTasks: 0, wallMicroseconds: 9_000)
         #expect(again.isEmpty)
     }
 
@@ -93,7 +93,7 @@ import Testing
         _ = consume broker
         var successor = try newBroker()
         _ = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 9_000)
+            runDirectory: scratch.path, into: &successor, openTasks: 0, wallMicroseconds: 9_000)
         let ended = try publishedRecords(scratch.path).compactMap { EndedRecord($0) }
         #expect(ended.count == 1)
         #expect(ended[0].task == TaskID(instance: id, counter: 1))
@@ -121,7 +121,8 @@ import Testing
                 var stores = 0
                 do {
                     _ = try InstanceDirectory.closeDeadInstances(
-                        runDirectory: scratch.path, into: &closer, wallMicroseconds: 9_000,
+                        runDirectory: scratch.path, into: &closer, openTasks: 0,
+                        wallMicroseconds: 9_000,
                         afterEachStore: { () throws(InstanceError) in
                             stores += 1
                             if stores > limit { throw .interrupted }
@@ -130,7 +131,7 @@ import Testing
             }
             var last = try test.newBroker()
             let results = try InstanceDirectory.closeDeadInstances(
-                runDirectory: scratch.path, into: &last, wallMicroseconds: 9_000)
+                runDirectory: scratch.path, into: &last, openTasks: 0, wallMicroseconds: 9_000)
             #expect(results.allSatisfy { $0.isComplete })
             test.expectOneEndEach(
                 first.owed.union(second.owed), not: first.notAccepted.union(second.notAccepted),
@@ -163,7 +164,8 @@ import Testing
         #expect(
             successor.roomForTasks == successor.journal.freeRecords - successor.openTasksMax)
         let rest = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 2, waitMs: 0)
+            runDirectory: scratch.path, into: &successor, openTasks: 0, wallMicroseconds: 2,
+            waitMs: 0)
         #expect(rest.map(\.isComplete) == [true])
         #expect(successor.roomForTasks == successor.journal.freeRecords)
         #expect(start[0].endedCount + rest[0].endedCount == 20_000)
@@ -179,7 +181,7 @@ import Testing
         alive.journal.publish()
         var other = try newBroker()
         let results = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &other, wallMicroseconds: 2)
+            runDirectory: scratch.path, into: &other, openTasks: 0, wallMicroseconds: 2)
         #expect(results.isEmpty)
         #expect(alive.table.slot(0).endSequence == 0)
     }
@@ -211,7 +213,7 @@ import Testing
         var successor = try BrokerInstance.create(
             runDirectory: path, sizes: smallSizes(slots: 20_000), wallMicroseconds: 2)
         _ = try InstanceDirectory.closeDeadInstances(
-            runDirectory: path, into: &successor, wallMicroseconds: 2)
+            runDirectory: path, into: &successor, openTasks: 0, wallMicroseconds: 2)
         let all = try publishedRecords(path)
         // Ended tasks whose ACCEPTED was released to the reader long ago also count once.
         let ends = endsByTask(all)

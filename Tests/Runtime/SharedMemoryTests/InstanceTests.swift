@@ -231,7 +231,7 @@ import Testing
         var successor = try BrokerInstance.create(
             runDirectory: scratch.path, sizes: smallSizes(), wallMicroseconds: 1)
         let closed = try InstanceDirectory.closeDeadInstances(
-            runDirectory: scratch.path, into: &successor, wallMicroseconds: 78)
+            runDirectory: scratch.path, into: &successor, openTasks: 0, wallMicroseconds: 78)
         #expect(closed.isEmpty)
         #expect(try publishedRecords(scratch.path).count == 5)
     }
