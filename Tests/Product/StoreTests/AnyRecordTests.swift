@@ -155,7 +155,11 @@ import Testing
         try store.closeAsLost(lost, atUs: nowUs)
         _ = try store.closeLeases(
             node: 7, present: [madness.instance()], nowUs: min(nowUs, .max / 2))
-        _ = try store.finalRecords(last: 1_000)
+        _ = try store.finalRecords(last: 1_000).map(\.json)
+        for account in madness.accounts {
+            _ = try store.consumerStatement(account, 0..<(.max))
+            _ = try store.supplierStatement(account, 0..<(.max))
+        }
         _ = try store.tracedTasks(after: 0, count: 1_000)
         _ = try store.history(
             of: TaskID(instance: madness.instance(), counter: madness.counter()))
