@@ -290,6 +290,37 @@ let backends: [BackendKind] = [.ring, .epoll]
         #expect(log.counters.backend.bufferShortages > 0)
     }
 
+    /// Far more comes and goes at once than both queues of a ring hold: entries are submitted to
+    /// make room, and completions wait in the kernel.
+    @Test func queuesOfARingThatAreTooShortLoseNothing() throws {
+        var settings = BackendSettings()
+        settings.ringEntries = 2
+        let size = 60_000
+        let log = try withServer(.ring, settings: settings) { port, _ in
+            let context = try TestTLS.client()
+            try concurrently(24) { index in
+                let client = try TestClient(port: port, context: context)
+                try client.handshake()
+                let bytes = pattern(size, seed: index)
+                let ciphertext = client.sealed(bytes)
+                let sender = Unchecked(client)
+                let writer = TestThread {
+                    for start in stride(from: 0, to: ciphertext.count, by: 500) {
+                        let end = min(start + 500, ciphertext.count)
+                        try? sender.value.write(Array(ciphertext[start..<end]))
+                    }
+                }
+                let echoed = try client.receive(exactly: size)
+                writer.join()
+                if echoed != bytes { throw TestClient.Ended(failure: .protocolViolation) }
+                try client.sayGoodbye()
+                client.close()
+            }
+        }
+        #expect(log.counters.backend.overflows > 0)
+        #expect(log.counters.handshakes == 24 && log.counters.handshakeFailures == 0)
+    }
+
     /// What eight channels send at once comes in many turns, each channel's bytes in order.
     @Test(arguments: backends) func aTurnBringsNoMoreThanItsShare(_ kind: BackendKind) throws {
         var settings = BackendSettings()
