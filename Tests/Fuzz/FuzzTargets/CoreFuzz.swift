@@ -3,9 +3,9 @@ import SluiceInMemory
 import SluiceRecordFormat
 import SluiceWire
 
-/// Bytes as a script for one client and one supplier of a broker in memory: raw bytes, frames with
-/// a right length, plausible frames, time, hang-ups. Nothing may trap, and what the broker holds
-/// stays within its limits.
+/// Bytes as a script for one client, one supplier and the operator of a broker in memory: raw
+/// bytes, frames with a right length, plausible frames, entries of the directory, time, hang-ups.
+/// Nothing may trap, and what the broker holds stays within its limits.
 package struct CoreFuzz: ~Copyable {
     private static let wallUs: UInt64 = 1_790_000_000_000_000
     private static let keys: [[UInt8]] = [Array("client".utf8), Array("supplier".utf8)]
@@ -15,6 +15,8 @@ package struct CoreFuzz: ~Copyable {
     private var connections: [UInt32?] = [nil, nil]
     private var nowUs: UInt64 = 1_000_000
     private var script: ArraySlice<UInt8>
+    /// Of the supplier's next offer.
+    private var prices = TokenPrices()
 
     package static func run(_ bytes: [UInt8]) {
         var fuzz = CoreFuzz(bytes)
@@ -61,6 +63,7 @@ package struct CoreFuzz: ~Copyable {
                     broker.disconnected(connection, nowUs: nowUs)
                 }
                 connections[side] = nil
+            case 7: side == 0 ? directory() : ask()
             default: break
             }
             broker.turn(nowUs: nowUs, wallUs: Self.wallUs + nowUs)
@@ -98,7 +101,9 @@ package struct CoreFuzz: ~Copyable {
         say(side, bytes)
         guard side == 1, let model = ModelName("m") else { return }
         bytes = []
-        OfferFrame(offer: OfferID(1), model: model).encode(into: &bytes)
+        var offer = OfferFrame(offer: OfferID(1), model: model)
+        offer.prices = prices
+        offer.encode(into: &bytes)
         GrantFrame(offer: OfferID(1), slots: 3).encode(into: &bytes)
         say(side, bytes)
     }
@@ -113,7 +118,76 @@ package struct CoreFuzz: ~Copyable {
         _ = broker.take(connection, atMost: 1 + Int(next() ?? 0) * 300)
     }
 
+    // MARK: The operator
+
+    /// An entry of the directory, with numbers from the ends of their ranges too.
+    private mutating func directory() {
+        guard let choice = next(), let model = ModelName("m") else { return }
+        let account = UInt64(choice >> 3 & 1) + 1
+        let fromMs = choice & 0x80 == 0 ? nowMs &- number() : nowMs &+ number()
+        let entry: DirectoryEntry
+        switch choice & 7 {
+        case 0...2:
+            entry = .lease(
+                DirectoryLease(
+                    account: account, instance: choice & 0x10 == 0 ? 1 : 2, granted: amount(),
+                    recalled: amount(), expiresAtMs: fromMs, isDry: choice & 0x20 != 0,
+                    isClosed: choice & 0x40 != 0,
+                    share: 1 + UInt32(number() % UInt64(DirectoryLease.shareMax))))
+        case 3, 4:
+            entry = .account(
+                DirectoryAccount(
+                    account: account, isSuspended: choice & 0x60 == 0x60,
+                    isPrepaid: choice & 0x10 == 0,
+                    concurrentTasksMax: UInt32(truncatingIfNeeded: number()),
+                    requestsPerMinuteMax: UInt32(truncatingIfNeeded: number()),
+                    tokensPerMinuteMax: number()))
+        case 5:
+            let prices = PriceList(number(), number())
+            entry = .price(
+                DirectoryPrice(
+                    model: model, prices: prices, effectiveFromMs: fromMs,
+                    isRemoved: choice & 0x40 != 0))
+        case 6:
+            let most = UInt64(DirectoryFee.basisPointsMax) + 1
+            entry = .fee(
+                DirectoryFee(basisPoints: UInt32(number() % most), effectiveFromMs: fromMs))
+        default:
+            entry = .credential(
+                DirectoryCredential(
+                    digest: InMemoryBroker.digest(of: Self.keys[Int(account) - 1]),
+                    account: account, role: account == 1 ? .client : .supplier,
+                    isRevoked: choice & 0x30 == 0x30, expiresAtMs: fromMs,
+                    concurrentTasksMax: UInt32(truncatingIfNeeded: number()),
+                    requestsPerMinuteMax: UInt32(truncatingIfNeeded: number()),
+                    supplier: account == 1 ? 0 : 1, needsAccount: choice & 0x40 != 0,
+                    tokensPerMinuteMax: number()))
+        }
+        broker.directoryChanged(entry, wallUs: Self.wallUs + nowUs)
+    }
+
+    /// What the supplier asks from its next connection on.
+    private mutating func ask() {
+        prices = TokenPrices(input: price(), cached: price(), output: price(), reasoning: price())
+    }
+
+    private mutating func price() -> MicroUSD {
+        MicroUSD(Int64(number() & UInt64(TokenPrices.amountMax)))
+    }
+
+    private var nowMs: UInt64 { (Self.wallUs + nowUs) / 1_000 }
+
     // MARK: Script
+
+    /// A small number, or one beside a power of two.
+    private mutating func number() -> UInt64 {
+        guard let byte = next() else { return 0 }
+        guard byte >= 64 else { return UInt64(byte) * 97 }
+        let power = UInt64(1) << UInt64(byte & 63)
+        return byte & 0x80 == 0 ? power : power &- 1 &+ (byte & 0x40 == 0 ? 0 : power)
+    }
+
+    private mutating func amount() -> MicroUSD { MicroUSD(Int64(number() & UInt64(Int64.max))) }
 
     private mutating func next() -> UInt8? { script.popFirst() }
 
@@ -141,8 +215,13 @@ package struct CoreFuzz: ~Copyable {
         var terms = TaskTerms(
             operation: .chat, encoding: .text, bodyBytes: UInt32(declared))
         terms.deadlineMs = UInt32(choice[2]) * 100
-        let frame = SubmitFrame(
+        var frame = SubmitFrame(
             terms: terms, model: model, creditLimitBytes: UInt64(choice[3]) * 200)
+        if choice[3] & 1 != 0 {
+            frame.terms.maxInputTokens = UInt32(truncatingIfNeeded: number())
+            frame.terms.maxOutputTokens = UInt32(truncatingIfNeeded: number())
+            frame.budget = amount()
+        }
         let inline = min(declared, Int(choice[0]) * 64)
         var bytes: [UInt8] = []
         frame.encode(
