@@ -17,14 +17,15 @@ from .media import Search
 from .needles import Canaries
 
 if TYPE_CHECKING:
-    from .main import Outcome
+    from .outcome import Outcome
 
 _BARRIER_SECONDS = 5.0
 
 
 async def against(options: argparse.Namespace, outcome: Outcome) -> None:
     """Sends canaries through a broker with a client's key, complete and cancelled, and searches
-    the directories and processes named. What its suppliers keep is theirs to search."""
+    the directories and processes named, where the key is looked for too. What could not be searched
+    makes the run not clean. What its suppliers keep is theirs to search."""
     check(bool(options.ca and options.key_file and options.model),
           "--broker needs --ca FILE, --key-file FILE and at least one --model NAME")
     check(bool(options.search or options.pid),
@@ -33,7 +34,9 @@ async def against(options: argparse.Namespace, outcome: Outcome) -> None:
     for path in options.search:
         check(path.exists(), f"{path} is not there: name the directories as this machine has them")
     canaries = Canaries()
-    key = pathlib.Path(options.key_file).read_text().split("\n")[0].strip()
+    key_file = pathlib.Path(options.key_file).resolve()
+    key = key_file.read_text().split("\n")[0].strip()
+    canaries.key("the client's key", key)
     async with await Client.connect(host, int(port), ca_file=options.ca, key=key) as client:
         for model in options.model:
             outcome.controls[f"{model} has answered"] = False
@@ -53,14 +56,12 @@ async def against(options: argparse.Namespace, outcome: Outcome) -> None:
                 except TaskFailed as failure:
                     outcome.ends[name] = failure.code.label
     await asyncio.sleep(_BARRIER_SECONDS)
-    search = Search(canaries)
+    search = Search(canaries, frozenset([key_file]), tuple(options.search))
     for path in options.search:
         await asyncio.to_thread(search.directory, path)
     for pid in options.pid:
         await asyncio.to_thread(search.memory, pid, "process")
     outcome.take(search)
-    # What could not be searched shows nothing: the run is not clean.
-    outcome.controls["everything that was named could be searched"] = not search.unreadable
     with tempfile.TemporaryDirectory(prefix="sluice-canary-") as folder:
         (pathlib.Path(folder) / "planted").write_text(canaries.new("planted value"))
         control = Search(canaries)

@@ -9,9 +9,10 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
-from faults.cases import check
+from faults.cases import Failed, check
 
 from .needles import Canaries
 
@@ -118,6 +119,7 @@ class GatewayWays:
 
     def __init__(self, port: int, key: str, canaries: Canaries) -> None:
         self._port, self._key, self._canaries = port, key, canaries
+        self._address = canaries.loopback_address()
         self.ends: dict[str, str] = {}
 
     def _prompt(self, word: str, name: str, copies: int) -> str:
@@ -126,9 +128,18 @@ class GatewayWays:
 
     def _post(self, body: bytes, path: str = "/v1/chat/completions",
               key: str = "") -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
+        """From an address of its own, and on behalf of another one, as a proxy says it."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self._port, timeout=_SECONDS, source_address=(self._address, 0))
+        connection.connect()
+        self._canaries.address("the address of the gateway's client",
+                               *connection.sock.getsockname())
+        behind = self._canaries.foreign_address()
+        self._canaries.address("the address behind a proxy", behind)
         connection.request("POST", path, body, {
-            "authorization": f"Bearer {key or self._key}", "content-type": "application/json"})
+            "authorization": f"Bearer {key or self._key}", "content-type": "application/json",
+            "x-forwarded-for": behind, "x-real-ip": behind, "forwarded": f'for="[{behind}]"',
+            "user-agent": self._canaries.new("user agent")})
         return connection
 
     def _ask(self, name: str, word: str, status: int, copies: int = 3, **members: Any) -> None:
@@ -150,13 +161,7 @@ class GatewayWays:
         self._ask("joined answer", "say", 200)
         self._ask("large body", "say", 200, copies=1_000)
         self._ask("upstream refused", "refuse", 400)
-        broken = self._post(json.dumps({
-            "model": MODEL, "stream": True, "messages": [
-                {"role": "user", "content": self._prompt("break", "broken answer", 3)}],
-        }).encode())
-        broken.getresponse().read()
-        broken.close()
-        self.ends["gateway, broken answer"] = "ended by the engine"
+        self._broken()
         self._client_gone()
         bad = self._post(self._prompt("{", "no JSON", 20).encode())
         self._note("no JSON", bad.getresponse().status, 400)
@@ -170,11 +175,36 @@ class GatewayWays:
         self._note("unknown path", lost.getresponse().status, 404)
         lost.close()
 
-    def _client_gone(self) -> None:
-        connection = self._post(json.dumps({
+    def _stream(self, word: str, name: str) -> http.client.HTTPConnection:
+        return self._post(json.dumps({
             "model": MODEL, "stream": True, "messages": [
-                {"role": "user", "content": self._prompt("endless", "client gone", 3)}],
+                {"role": "user", "content": self._prompt(word, name, 3)}],
         }).encode())
-        connection.getresponse().read(4_000)
+
+    def _broken(self) -> None:
+        """The engine breaks off in the middle."""
+        connection = self._stream("break", "broken answer")
+        text = connection.getresponse().read()
+        connection.close()
+        check(b"chat.completion.chunk" in text, "no part of the broken answer came")
+        check(b'"supplier_failed"' in text, "a broken answer did not say that it broke")
+        self.ends["gateway, broken answer"] = "supplier_failed"
+
+    def _client_gone(self) -> None:
+        connection = self._stream("endless", "client gone")
+        check(len(connection.getresponse().read(4_000)) == 4_000, "the answer was short")
         connection.close()
         self.ends["gateway, client gone"] = "connection closed"
+
+    def cut_off(self, name: str, end: Callable[[], None]) -> None:
+        """Reads an answer until its gateway is ended in the middle of it."""
+        connection = self._stream("endless", name)
+        response = connection.getresponse()
+        check(len(response.read(4_000)) == 4_000, "the answer was short")
+        end()
+        try:
+            response.read()
+        except (http.client.IncompleteRead, ConnectionError):
+            connection.close()
+            return
+        raise Failed(f"{name}, but its answer came to an end")
