@@ -1,4 +1,5 @@
-"""The same question to somebody's own deployment: tasks are sent, then what is named is searched."""
+"""The same question to somebody's own deployment: tasks are sent, then what is named is
+searched."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from faults.cases import Failed, check
 from faults.deployment import Program
@@ -17,9 +18,10 @@ from .drive import SECONDS, Drive
 from .engine import MODEL, Engine, GatewayWays
 from .outcome import Outcome
 from .rig import Rig, allow_cores
+from .suppliers import WORKER
 
 BROKER_OPTIONS = ("--drain-seconds", "2", "--answer-memory", "2", "--body-memory", "4")
-_CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGABRT)
+_DEATHS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGILL, signal.SIGABRT)
 
 
 class Deaths:
@@ -104,28 +106,30 @@ class Deaths:
 
     # MARK: Worker and gateway
 
-    async def start_worker(self, engine: Engine) -> Program:
+    async def start_worker(self, engine: Engine,
+                           environment: Mapping[str, str] | None = None) -> Program:
         """Where a core would be written and found, if it did not forbid that itself."""
+        settings = [f"{name}={value}" for name, value in (environment or {}).items()]
         return await self._rig.deployment.start_worker(
-            "--upstream", engine.url, supplier=2, engine="", slots=16,
+            "--upstream", engine.url, supplier=WORKER, engine="", slots=16,
             prefix=("sh", "-c", 'ulimit -c unlimited; cd "$1"; shift; exec "$@"', "sh",
-                    str(self._rig.cores)))
+                    str(self._rig.cores), "env", *settings))
 
-    async def start_gateway(self) -> Program:
+    async def start_gateway(self, environment: Mapping[str, str] | None = None) -> Program:
         """The same."""
         deployment = self._rig.deployment
         gateway = deployment._start(
             "gateway", [str(deployment.options.programs / "sluice-gateway"),
                         "--broker", f"{deployment.host}:{deployment.port}",
                         "--ca", deployment.ca_file, "--port", "0"],
-            cwd=str(self._rig.cores), preexec_fn=allow_cores)
+            cwd=str(self._rig.cores), preexec_fn=allow_cores,
+            env=os.environ | (environment or {}))
         await gateway.event("listening")
         return gateway
 
-    async def worker(self, engine: Engine, number: signal.Signals) -> None:
+    async def worker(self, program: Program, number: signal.Signals) -> None:
         """In the middle of an answer that comes from its engine."""
         name = self._name("worker", number)
-        program = await self.start_worker(engine)
         async with await self._drive.client() as client:
             task = await client.submit(MODEL, {"messages": [
                 {"role": "user", "content": "endless " + self._drive.prompt(name)}]})
@@ -134,29 +138,28 @@ class Deaths:
             program.signal(number)
             await self._drive.end(f"supplier lost, {name}", task, Code.SUPPLIER_LOST)
         await self._ended(name, program, number)
-        await self._search()
 
-    async def gateway(self, number: signal.Signals, ways: Callable[[int], GatewayWays]) -> None:
+    async def gateway(self, program: Program, number: signal.Signals) -> None:
         """In the middle of an answer that goes to an HTTP client."""
         name = self._name("gateway", number)
-        program = await self.start_gateway()
-        port = int((await program.event("listening"))["port"])
-        way = ways(port)
+        ways = GatewayWays(int((await program.event("listening"))["port"]),
+                           self._rig.deployment.key, self._rig.canaries)
         async with self._drive.counted(f"cancelled, {name}", "cancelsSent"):
-            await asyncio.to_thread(way.cut_off, name, lambda: program.signal(number))
+            await asyncio.to_thread(ways.cut_off, name, lambda: program.signal(number))
             await self._ended(name, program, number)
-        await self._search()
 
-    async def all(self, engine: Engine, ways: Callable[[int], GatewayWays]) -> None:
+    async def all(self, engine: Engine) -> None:
         """One after the other."""
         await self.sidecar(signal.SIGKILL)
-        for number in (signal.SIGKILL, *_CRASHES):
+        for number in _DEATHS:
             await self.broker(number)
         await self.drained()
-        for number in (signal.SIGKILL, *_CRASHES):
-            await self.worker(engine, number)
+        for number in _DEATHS:
+            await self.worker(await self.start_worker(engine), number)
+            await self._search()
         worker = await self.start_worker(engine)
-        for number in (signal.SIGKILL, *_CRASHES):
-            await self.gateway(number, ways)
+        for number in _DEATHS:
+            await self.gateway(await self.start_gateway(), number)
+            await self._search()
         worker.signal(signal.SIGTERM)
         check(await worker.ended(SECONDS) == 0, f"worker: {worker.end_status()}")

@@ -61,7 +61,8 @@ async def suite(rig: Rig, outcome: Outcome) -> None:
         outcome.take(await asyncio.to_thread(rig.search_all))
 
         # Processes that die with tasks open, and what they leave.
-        await deaths.all(engine, lambda port: GatewayWays(port, rig.deployment.key, rig.canaries))
+        await deaths.all(engine)
+        await refusals.journal_full()
         await rig.barrier()
         outcome.take(await asyncio.to_thread(rig.search_all))
     finally:
@@ -74,21 +75,23 @@ def note_address(rig: Rig) -> None:
     """The one place that takes an address to keep something of it: a hash under a secret."""
     address = rig.canaries.foreign_address()
     rig.canaries.address("an account's address", address)
-    key = rig.disk / "master-key"
-    key.write_bytes(os.urandom(32).hex().encode() + b"\n")
+    secret, key = os.urandom(32).hex(), rig.master_key
+    key.write_text(secret + "\n")
     key.chmod(0o600)
-    words = ("account", "address", "{}", "payer", "--data", str(rig.deployment.data),
-             "--master-key-file", str(key), "--json")
+    rig.canaries.key("the master key", secret)
     environment = os.environ | ({"SLUICE_STORE": rig.deployment.store}
                                 if rig.deployment.store else {})
-    for asked in ("note", "find"):
+
+    def said(*words: str) -> str:
         done = subprocess.run(
-            [str(rig.deployment.options.programs / "sluice"),
-             *(word.format(asked) for word in words
-               if asked == "find" and word != "payer" or asked == "note" and word != "--json")],
+            [str(rig.deployment.options.programs / "sluice"), "account", "address", *words,
+             "--data", str(rig.deployment.data), "--master-key-file", str(key)],
             input=address + "\n", capture_output=True, text=True, env=environment)
-        check(done.returncode == 0, f"sluice account address {asked}: {done.stderr.strip()}")
-    check('"account"' in done.stdout, "a noted address was not found again")
+        check(done.returncode == 0, f"sluice account address {words[0]} failed: {done.stderr}")
+        return done.stdout
+
+    said("note", "payer")
+    check('"account"' in said("find", "--json"), "a noted address was not found again")
 
 
 async def _live(rig: Rig, outcome: Outcome, drive: Drive) -> None:
@@ -170,7 +173,7 @@ def main(words: list[str] | None = None) -> int:
                 asyncio.run(suite(rig, outcome))
             finally:
                 rig.remove()
-            # They do not look at the store.
+            # They do not look at the store. With one of them a core was written to be searched.
             if options.store == "sqlite":
                 negative_controls(options.programs, options.backend, outcome)
     except (ConnectionLost, Failed, Missing, TaskFailed, TimeoutError) as failure:

@@ -88,7 +88,7 @@ class Search:
         """Every regular file below, or the file itself, also where a link names it. Links further
         down are not followed; where they lead out of what is searched, they are listed."""
         try:
-            root = path.resolve(strict=True)
+            root = pathlib.Path(os.path.realpath(path, strict=True))
             kind = root.stat().st_mode
         except OSError as error:
             self._cannot(path, error)

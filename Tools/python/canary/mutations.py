@@ -23,10 +23,13 @@ from faults.cases import check
 from sluice.codes import Code
 from sluice.session import ConnectionLost
 
+from .deaths import Deaths
 from .drive import Drive
+from .engine import Engine
 from .media import Search
 from .outcome import Outcome
 from .rig import Rig, cores_are_files, is_root
+from .suppliers import COUNT
 
 _LIBRARY_SOURCE = pathlib.Path(__file__).with_name("undefended.c")
 _SECONDS = 30.0
@@ -42,16 +45,27 @@ MEMORY, CORE, CORE_CONTENT, REPORT, REPORT_CONTENT = (
 
 @dataclass(frozen=True)
 class Mutation:
-    """Defences that are taken away together, how the broker ends then, and exactly what is left."""
+    """Defences taken away together, how the program ends then, and exactly what is left."""
 
     taken: tuple[str, ...]
     way: str
     left: frozenset[str]
     words: str
+    who: str = "broker"
 
 
 def _mutation(taken: str, way: str, *left: str, words: str) -> Mutation:
     return Mutation(tuple(taken.split()), way, frozenset(left), words)
+
+
+def _cores_of(who: str) -> tuple[Mutation, ...]:
+    """Worker and gateway hold content in ordinary memory: no core of theirs may be left at all."""
+    return tuple(Mutation(tuple(taken.split()), "segv", frozenset(left), f"{who}, {words}", who)
+                 for taken, left, words in (
+        ("dumpable", (), "dumpable: no core is left, the limit of cores still holds"),
+        ("limit", (), "no limit of cores: no core is left, it is still not dumpable"),
+        ("dumpable limit", (CORE, CORE_CONTENT),
+         "dumpable without a limit of cores: its core holds content")))
 
 
 MUTATIONS = (
@@ -80,6 +94,8 @@ MUTATIONS = (
               words="OpenSSL's heap is not wiped: no content is left, none goes through it"),
     _mutation("cleansing", "run",
               words="keys and records are not cleansed: no content is left, the arena is wiped"),
+    *_cores_of("worker"),
+    *_cores_of("gateway"),
 )
 
 
@@ -95,45 +111,48 @@ def build_library(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 class Undefended:
-    """Brokers of one deployment, each without the defences of one mutation."""
+    """Programs of one deployment, each without the defences of one mutation."""
 
-    def __init__(self, rig: Rig, library: pathlib.Path) -> None:
+    def __init__(self, rig: Rig, library: pathlib.Path, engine: Engine) -> None:
         self._rig = rig
         self._library = library
+        self._engine = engine
         self._drive = Drive(rig)
+        self._deaths = Deaths(rig, self._drive, Outcome())
         self._notes = rig.disk / "withheld"
 
     def _environment(self, mutation: Mutation) -> Mapping[str, str]:
-        # Without the setting, Swift's runtime writes crash reports.
-        environment = {name: value for name, value in os.environ.items()
-                       if name != "SWIFT_BACKTRACE"}
-        environment |= {"LD_PRELOAD": str(self._library),
-                        "SLUICE_UNDEFENDED": ",".join(mutation.taken),
-                        "SLUICE_UNDEFENDED_NOTES": str(self._notes)}
+        environment = {"LD_PRELOAD": str(self._library),
+                       "SLUICE_UNDEFENDED": ",".join(mutation.taken),
+                       "SLUICE_UNDEFENDED_NOTES": str(self._notes)}
         if mutation.way == "trap":
             environment["SLUICE_TRAP_AT"] = self._rig.canaries.mark
         return environment
 
     async def left(self, mutation: Mutation) -> frozenset[str]:
-        """What a broker without these defences leaves. Fails where one was not asked for: then
-        the broker has no such defence, and taking it away shows nothing."""
+        """What a program without these defences leaves. Fails where one was not asked for: then
+        it has no such defence, and taking it away shows nothing."""
         rig = self._rig
         for core in rig.core_files():
             core.unlink()
         self._notes.unlink(missing_ok=True)
-        await rig.start_broker(env=self._environment(mutation))
-        broker = rig.deployment.broker
-        await self._drive.suppliers.connect(rig.deployment)
         found = set()
-        if mutation.way == "run":
-            found |= await self._run()
-            broker.kill()
+        if mutation.who == "broker":
+            await rig.start_broker(env=os.environ | self._environment(mutation))
+            broker = rig.deployment.broker
+            await self._drive.suppliers.connect(rig.deployment)
+            if mutation.way == "run":
+                found |= await self._run()
+                broker.kill()
+            else:
+                await self._crash(mutation)
+                found |= self._core() | self._report()
         else:
-            await self._crash(mutation)
-            found |= self._core() | self._report()
+            await self._crash_beside(mutation)
+            found |= self._core()
         withheld = set(self._notes.read_text().split()) if self._notes.exists() else set()
         check(withheld == set(mutation.taken),
-              f"{mutation.words}: of {', '.join(mutation.taken)} the broker asked for "
+              f"{mutation.words}: of {', '.join(mutation.taken)} it asked for "
               f"{', '.join(sorted(withheld)) or 'none'}")
         return frozenset(found)
 
@@ -168,6 +187,20 @@ class Undefended:
               f"{mutation.words}: the broker ended with {broker.end_status()}")
         client.session._writer.transport.abort()
 
+    async def _crash_beside(self, mutation: Mutation) -> None:
+        """Worker or gateway, with a broker that has all its defences."""
+        await self._rig.start_broker()
+        environment = self._environment(mutation)
+        if mutation.who == "worker":
+            worker = await self._deaths.start_worker(self._engine, environment)
+            await self._deaths.worker(worker, signal.SIGSEGV)
+        else:
+            worker = await self._deaths.start_worker(self._engine)
+            gateway = await self._deaths.start_gateway(environment)
+            await self._deaths.gateway(gateway, signal.SIGSEGV)
+        worker.kill()
+        self._rig.deployment.broker.kill()
+
     def _core(self) -> set[str]:
         if not self._rig.core_files():
             return set()
@@ -192,11 +225,11 @@ class Undefended:
             match.group(1), "libexec/swift/linux/swift-backtrace").exists())
 
 
-async def _all(rig: Rig, library: pathlib.Path, outcome: Outcome) -> None:
-    rig.make(suppliers=2)
+async def _all(rig: Rig, library: pathlib.Path, engine: Engine, outcome: Outcome) -> None:
+    rig.make(suppliers=COUNT)
     await rig.deployment.start_sidecar()
     await rig.start_broker()
-    undefended = Undefended(rig, library)
+    undefended = Undefended(rig, library, engine)
     reporter = undefended.has_reporter()
     rig.deployment.broker.kill()
     if not cores_are_files():
@@ -223,7 +256,10 @@ def negative_controls(programs: pathlib.Path, backend: str, outcome: Outcome) ->
                                  "and a C compiler")
             return
         rig = Rig(programs, backend)
+        engine = Engine(rig.canaries)
+        engine.start()
         try:
-            asyncio.run(_all(rig, library, outcome))
+            asyncio.run(_all(rig, library, engine, outcome))
         finally:
+            engine.stop()
             rig.remove()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
-from sluice import wire
+from sluice import Client, wire
 from sluice.client import Task
 from sluice.codes import Code
 
 from .drive import SECONDS, Drive
+
+_AT_ONCE = 200
 
 
 class Refusals:
@@ -71,3 +74,24 @@ class Refusals:
         async with asyncio.timeout(SECONDS):
             self._drive.note(name, await raw.ended, code)
         await raw.close()
+
+    async def journal_full(self) -> None:
+        """The sidecar stands still, and tasks take all room for records: no other is accepted."""
+        sidecar = self._drive.deployment.sidecar
+        sidecar.signal(signal.SIGSTOP)
+        try:
+            async with await self._drive.client() as client, asyncio.timeout(4 * SECONDS):
+                while Code.JOURNAL_FULL not in await self._filled(client):
+                    pass
+                task = await client.submit("answers", self._drive.prompt("journal full"))
+                await self._drive.end("journal full", task, Code.JOURNAL_FULL)
+        finally:
+            sidecar.signal(signal.SIGCONT)
+
+    async def _filled(self, client: Client) -> set[Code]:
+        """How many short tasks at once end."""
+        async def one() -> Code:
+            task = await client.submit("declines", "x")
+            return (await task.finished()).code
+
+        return set(await asyncio.gather(*(one() for _ in range(_AT_ONCE))))

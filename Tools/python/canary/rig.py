@@ -38,11 +38,14 @@ class Rig:
     """Directories of one run, and the processes in them."""
 
     def __init__(self, programs: pathlib.Path, backend: str) -> None:
+        # Without this setting Swift's runtime writes crash reports: the programs must see to it.
+        os.environ.pop("SWIFT_BACKTRACE", None)
         shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.disk = pathlib.Path(tempfile.mkdtemp(prefix="sluice-canary-"))
         self.shared = pathlib.Path(tempfile.mkdtemp(prefix="sluice-canary-", dir=shared))
         self.cores = self.disk / "cores"
         self.cores.mkdir()
+        self.master_key = self.disk / "master-key"
         options = Options(programs, self.disk, self.shared, backend, ())
         self.deployment = Deployment(options)
         self.canaries = Canaries()
@@ -98,9 +101,10 @@ class Rig:
     def search(self) -> Search:
         """One that knows where this run's keys are kept by whoever issued them."""
         certificates = self.deployment.certificates.resolve()
-        return Search(self.canaries, named=tuple(self.directories), keepers=frozenset(
-            certificates / f"supplier-{number}.token"
-            for number in range(len(self.deployment.tokens))))
+        tokens = (certificates / f"supplier-{number}.token"
+                  for number in range(len(self.deployment.tokens)))
+        return Search(self.canaries, named=tuple(self.directories),
+                      keepers=frozenset([*tokens, self.master_key.resolve()]))
 
     def search_files(self) -> Search:
         """Everything that was written."""

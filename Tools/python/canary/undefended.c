@@ -117,7 +117,7 @@ int prctl(int option, ...) {
     unsigned long a = va_arg(list, unsigned long), b = va_arg(list, unsigned long);
     unsigned long c = va_arg(list, unsigned long), d = va_arg(list, unsigned long);
     va_end(list);
-    if (option == PR_SET_DUMPABLE && withheld("dumpable")) return 0;
+    if (option == PR_SET_DUMPABLE && a == 0 && withheld("dumpable")) return 0;
     if (next == NULL) next = (__typeof__(next))dlsym(RTLD_NEXT, "prctl");
     return next(option, a, b, c, d);
 }
@@ -125,7 +125,7 @@ int prctl(int option, ...) {
 int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit) {
     static __typeof__(&setrlimit) next;
     if (next == NULL) next = NEXT(setrlimit);
-    if (resource == RLIMIT_CORE && withheld("limit")) return 0;
+    if (resource == RLIMIT_CORE && limit->rlim_cur == 0 && withheld("limit")) return 0;
     return next(resource, limit);
 }
 
