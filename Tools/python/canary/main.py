@@ -176,7 +176,7 @@ def main(words: list[str] | None = None) -> int:
             # They do not look at the store. With one of them a core was written to be searched.
             if options.store == "sqlite":
                 negative_controls(options.programs, options.backend, outcome)
-    except (ConnectionLost, Failed, Missing, TaskFailed, TimeoutError) as failure:
+    except (ConnectionLost, Failed, Missing, OSError, TaskFailed, TimeoutError) as failure:
         print(f"canary: {str(failure) or 'a step took too long'}", file=sys.stderr)
         return 2
     outcome.show(time.monotonic() - began, options.json)
