@@ -281,6 +281,12 @@ class MemoryTests(Folder):
         search.memory(process.pid, "child")
         self.assertEqual(len(search.unreadable), 2)
 
+    def test_a_process_without_memory_is_listed(self) -> None:
+        with mock.patch.object(media, "_regions", lambda _: []):
+            search = Search(self.canaries)
+            search.memory(os.getpid(), "this process")
+        self.assertEqual(len(search.unreadable), 1)
+
     def test_a_part_that_cannot_be_read_is_listed(self) -> None:
         """Nothing is mapped at its address, and the list of what is mapped says otherwise."""
         regions = media._regions
