@@ -69,6 +69,11 @@ import TLSEngine
     }
 
     func run() throws {
+        // It holds the master key: a crash must leave no memory behind.
+        guard ProcessGuard.harden() else {
+            throw ValidationError(
+                "cannot start again with crash backtraces off; is /proc mounted?")
+        }
         let settings: EffectiveConfiguration
         do {
             settings = try source.read()

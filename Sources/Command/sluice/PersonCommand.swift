@@ -1,6 +1,7 @@
 import ArgumentParser
 import Development
 import Foundation
+import LinuxIO
 import Privacy
 import Store
 import TLSEngine
@@ -22,7 +23,13 @@ struct PersonCommand: ParsableCommand {
         @Option(help: "File of the master key; SLUICE_MASTER_KEY in the environment if not given.")
         var masterKeyFile: String?
 
+        /// First of all in a command, and before its standard input is read: the process may start
+        /// itself again.
         func read() throws -> MasterKeys {
+            guard ProcessGuard.harden() else {
+                throw CommandFailure(
+                    "cannot start again with crash backtraces off; is /proc mounted?")
+            }
             let source: MasterKeySource =
                 masterKeyFile.map { .file($0) } ?? .environment(MasterKeySource.variable)
             do throws(SealingError) {

@@ -150,7 +150,8 @@ class Deaths:
 
     async def all(self, engine: Engine) -> None:
         """One after the other."""
-        await self.sidecar(signal.SIGKILL)
+        for number in _DEATHS:
+            await self.sidecar(number)
         for number in _DEATHS:
             await self.broker(number)
         await self.drained()
