@@ -5,7 +5,7 @@ import SluiceWire
 /// Books of every connection, from the bytes alone: what the broker was told when it sealed what
 /// it sealed. Knows nothing of the core.
 package final class WireTap {
-    private struct Stream {
+    struct Stream {
         var isOpen = false
         var task: TaskID?
         /// Client: QUEUED was sealed. Supplier: ASSIGN was.
@@ -20,9 +20,12 @@ package final class WireTap {
         var bodyBytes: UInt64 = 0
         var offer: UInt32 = 0
         var reserveBytes: UInt64 = 0
+        /// From a client: what it asked for, and how far its body came.
+        var wish = Wish()
+        var uploadedBytes: UInt64 = 0
     }
 
-    private struct Line {
+    struct Line {
         var role: PeerRole?
         var isHonest: Bool
         var incoming = FrameAssembler()
@@ -41,23 +44,34 @@ package final class WireTap {
         var open: [UInt32: UInt32] = [:]
         /// A frame beyond its credit came in: the broker must cut the connection.
         var mustEnd = false
+        /// A supplier's standing offers, and the slots of the connection as it last said.
+        var offers: [UInt32: Offering] = [:]
+        var slots = UInt32.max
+        /// Of a client: free bytes of bodies as WELCOME and CREDIT allow them, and as they came.
+        var upload = UploadBook()
     }
 
-    private struct TaskBook {
+    struct TaskBook {
         var client: (connection: UInt32, stream: UInt32)?
         var supplier: (connection: UInt32, stream: UInt32)?
         var reserveBytes: UInt64 = 0
         var sealedBytes: UInt64 = 0
         var earlyLimit: UInt64 = 0
         var suppliers: [UInt64] = []
+        var wish = Wish()
+        /// How many breakers had opened when it was accepted.
+        var breakersOpened: UInt64 = 0
     }
 
-    private var lines: [UInt32: Line] = [:]
-    private var tasks: [TaskID: TaskBook] = [:]
+    var lines: [UInt32: Line] = [:]
+    var tasks: [TaskID: TaskBook] = [:]
+    /// Tasks accepted and not ended, oldest first.
+    var openTasks: [TaskID] = []
+    var supply = SupplyBook()
     /// Client streams whose CANCEL came since the broker last sealed: what was staged before is on
     /// its way (decision 53).
     private var cancelledInTurn: [(connection: UInt32, stream: UInt32)] = []
-    private let oracle: Oracle
+    let oracle: Oracle
 
     package init(_ oracle: Oracle) {
         self.oracle = oracle
@@ -83,6 +97,8 @@ package final class WireTap {
     package func brokerDied() {
         lines = [:]
         tasks = [:]
+        openTasks = []
+        supply = SupplyBook()
         cancelledInTurn = []
     }
 
@@ -126,6 +142,13 @@ package final class WireTap {
             guard let grant = try? GrantFrame(decoding: span) else { return }
             let old = lines[connection]?.grants[grant.offer.rawValue] ?? 0
             lines[connection]?.grants[grant.offer.rawValue] = max(old, grant.slots)
+            granted(connection, grant)
+        case .offer:
+            guard let offer = try? OfferFrame(decoding: span) else { return }
+            lines[connection]?.offers[offer.offer.rawValue] = Offering(model: offer.model)
+        case .withdraw:
+            guard let withdraw = try? WithdrawFrame(decoding: span) else { return }
+            lines[connection]?.offers[withdraw.offer.rawValue] = nil
         case .ask: lines[connection]?.hasAsked = true
         case .submit where lines[connection]?.role == .client:
             guard lines[connection]?.streams[number]?.isOpen != true,
@@ -135,7 +158,12 @@ package final class WireTap {
             var stream = Stream()
             stream.isOpen = true
             stream.limitBytes = submit.creditLimitBytes
+            stream.wish = Wish(submit, nowUs: oracle.nowUs)
+            stream.bodyBytes = UInt64(submit.terms.bodyBytes)
             lines[connection]?.streams[number] = stream
+            uploaded(connection, number, UInt64(submit.inlineBody.count))
+        case .body where lines[connection]?.role == .client:
+            uploaded(connection, number, UInt64(frame.payload.count))
         case .credit:
             guard let credit = try? CreditFrame(decoding: span),
                 let stream = lines[connection]?.streams[number], stream.isOpen
@@ -204,7 +232,12 @@ package final class WireTap {
                         + "kind \(error.kindAtFault), stream \(error.streamAtFault.rawValue)")
             }
         case .goAway: oracle.count("go-away")
-        case .ping, .pong, .welcome: break
+        case .ping, .pong: break
+        case .welcome:
+            guard let welcome = try? WelcomeFrame(decoding: frame.payload.span) else {
+                return oracle.fail("WELCOME is malformed")
+            }
+            lines[connection]?.upload = UploadBook(allowanceBytes: welcome.uploadLimitBytes)
         default:
             switch lines[connection]?.role {
             case .client: sealedToClient(connection, frame)
@@ -216,7 +249,10 @@ package final class WireTap {
 
     private func sealedToClient(_ connection: UInt32, _ frame: ReceivedFrame) {
         let number = frame.header.stream.rawValue
-        if frame.header.kind == .credit { return }
+        if frame.header.kind == .credit {
+            if number == 0 { uploadGranted(connection, frame) }
+            return
+        }
         guard let stream = lines[connection]?.streams[number], stream.isOpen else {
             // Who opens a slot before its END has arrived confuses these books, not the broker.
             guard lines[connection]?.isHonest == true else { return }
@@ -237,6 +273,7 @@ package final class WireTap {
             var book = tasks[queued.task] ?? TaskBook()
             book.client = (connection, number)
             book.reserveBytes = UInt64(queued.reserveBytes)
+            book.wish = stream.wish
             let bound = min(stream.limitBytes, book.reserveBytes)
             oracle.check(book.earlyLimit <= bound, "[C8] first limit of \(queued.task)")
             tasks[queued.task] = book

@@ -41,6 +41,7 @@ extension SimulationOptions {
         Switch(name: "tinyControl", path: \.tinyControl),
         Switch(name: "tinyRing", path: \.tinyRing), Switch(name: "fewStreams", path: \.fewStreams),
         Switch(name: "apart", path: \.dispatcherIsApart),
+        Switch(name: "echoes", path: \.echoes),
     ]
 
     /// Peers first: fewer of them make the shortest stories.
@@ -109,7 +110,7 @@ extension SimulationOptions {
     /// Whether anything is turned on that may keep a task from completing.
     package var isCalm: Bool {
         !Self.switches.contains {
-            $0.name != "fewStreams" && $0.name != "apart" && self[keyPath: $0.path]
+            !["fewStreams", "apart", "echoes"].contains($0.name) && self[keyPath: $0.path]
         }
     }
 }

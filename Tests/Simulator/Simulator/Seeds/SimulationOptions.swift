@@ -58,6 +58,8 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
     package var tinyControl = false
     package var tinyRing = false
     package var fewStreams = false
+    /// Before a turn that comes by the clock alone one is run in which no time passes.
+    package var echoes = true
 
     package init(seed: UInt64) {
         var random = RandomStream(root: seed, name: "options")

@@ -73,6 +73,7 @@ package struct SimulationReport: Sendable {
     ) -> String {
         let seed = failed.seed
         let words = small.options.words(from: SimulationOptions(seed: seed))
+        let broken = sabotage.map { " --sabotage \($0.rawValue)" } ?? ""
         let told = Simulation(
             seed: seed, options: small.options, keepsEvents: true, sabotage: sabotage
         ).run()
@@ -81,7 +82,7 @@ package struct SimulationReport: Sendable {
             \(failed.failures.joined(separator: "\n"))
             at its smallest: \(small.options), \(small.performedFaults.count) faults
             \(small.failures.joined(separator: "\n"))
-            again: Tools/simulate --seed \(seed) --with "\(words)" --trace
+            again: Tools/simulate --seed \(seed) --with "\(words)"\(broken) --trace
             last events:
             \(told.events.suffix(60).joined(separator: "\n"))
             """

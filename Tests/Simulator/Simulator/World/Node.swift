@@ -15,6 +15,13 @@ final class Node {
     var isTurnDue = false
     /// Dead instances that still stand on tmpfs, oldest first.
     var graveyard: [InMemoryInstance] = []
+    /// When the broker had its last turn, by both clocks.
+    var turnedAtUs: UInt64 = 0
+    var turnedAtWallUs: UInt64 = 0
+    /// Time passed for it since, as a connection came up.
+    var isTouched = false
+    /// By connection: what a sabotage makes of the broker's frames.
+    var tampering: [UInt32: Tampering] = [:]
     /// Records of the living instance that the oracle has heard.
     var heardRecords = 0
 

@@ -13,20 +13,18 @@ extension Simulation {
 
     /// After bytes came in: mostly a turn at once, sometimes more bytes first.
     mutating func afterBroker(_ node: Node) {
+        if sabotage == .arrivalUnnoticed { return }
         if schedule.chance(70) { turn(node) } else { planTurn(node) }
     }
 
     mutating func turn(_ node: Node) {
         guard !node.isBrokerDown else { return }
         node.broker.turn(nowUs: nowUs, wallUs: wallUs(node))
+        node.turnedAtUs = nowUs
+        node.turnedAtWallUs = wallUs(node)
+        node.isTouched = false
         readJournal(node)
-        for (connection, bytes) in node.broker.takeSealed() {
-            if bytes.isEmpty {
-                node.tap.closed(connection)
-            } else {
-                node.tap.sealed(connection, bytes)
-            }
-        }
+        readSealed(node)
         let held = node.broker.heldBytes
         oracle.check(
             held.bodies <= options.limits.bodyArenaBytes
@@ -37,6 +35,7 @@ extension Simulation {
         checkLeases(node)
         if node.broker.isDead { return brokerDied(node) }
         node.tap.check { node.broker.isOpen($0) && !node.broker.isClosing($0) }
+        checkAtRest(node)
         for link in links.indices {
             guard let state = links[link], state.node == node.number else { continue }
             if !node.broker.isOpen(state.connection) { drop(link) } else { planToPeer(link) }
@@ -46,11 +45,27 @@ extension Simulation {
         }
         guard !node.isBrokerDown else { return }
         if node.broker.hasWork {
-            planTurn(node)
+            if sabotage != .wakeUpLost { planTurn(node) }
         } else if node.broker.isLeaseAwaited, !node.isTurnDue {
             // As a shard's loop looks at its directory while tasks wait for it.
             node.isTurnDue = true
             at(nowUs + 5_000, .turn(node: node.number))
+        }
+    }
+
+    private func readSealed(_ node: Node) {
+        for (connection, bytes) in node.broker.takeSealed() {
+            if bytes.isEmpty {
+                node.tap.closed(connection)
+                node.tampering[connection] = nil
+            } else if let sabotage, sabotage.isOfWhatBrokerSays {
+                let running = node.tap.openTasks.first { node.tap.tasks[$0]?.supplier != nil }
+                let said = node.tampering[connection, default: Tampering(sabotage)]
+                    .said(bytes, running: running)
+                node.tap.sealed(connection, said)
+            } else {
+                node.tap.sealed(connection, bytes)
+            }
         }
     }
 
@@ -72,6 +87,7 @@ extension Simulation {
         while node.heardRecords < instance.tail {
             let record = instance.records[node.heardRecords]
             oracle.published(record)
+            node.tap.published(record)
             oracle.hash.add(UInt64(record.words.checksum))
             if sabotage == .endedTwice, wasReset, record.kind == .ended { oracle.published(record) }
             node.heardRecords += 1
@@ -87,6 +103,7 @@ extension Simulation {
         let dispatched = node.broker.dispatcher.counters
         oracle.count("lease waits", Int(dispatched.leaseWaits))
         oracle.count("holds refused", Int(dispatched.holdsRefused))
+        oracle.count("breaker opened", Int(dispatched.breakersOpened))
     }
 
     mutating func brokerDied(_ node: Node) {
@@ -98,6 +115,7 @@ extension Simulation {
         node.isDraining = false
         node.graveyard.append(node.broker.instance)
         node.tap.brokerDied()
+        node.tampering = [:]
         for link in links.indices where links[link]?.node == node.number { drop(link) }
         at(nowUs + UInt64(schedule.pick(1_000...3_000_000)), .restart(node: node.number))
     }
@@ -106,14 +124,18 @@ extension Simulation {
         guard node.isBrokerDown else { return }
         nextInstance += 1
         let accounts = options.prepaid ? accountNumbers : []
+        var limits = options.limits
+        if sabotage == .arenaTooLarge { limits.bodyArenaBytes *= 8 }
         node.broker = InMemoryBroker(
-            limits: options.limits,
+            limits: limits,
             instance: InMemoryInstance(id: nextInstance, capacity: options.ringRecords),
             credentials: credentials,
             directory: accounts.map { .account(DirectoryAccount(account: $0, isPrepaid: true)) },
             shardCount: options.shards, dispatcherIsAtShard0: !options.dispatcherIsApart,
             seed: seed &+ UInt64(node.number), nowUs: nowUs, wallUs: wallUs(node))
         node.broker.keepsSealed = true
+        node.turnedAtUs = nowUs
+        node.turnedAtWallUs = wallUs(node)
         node.heardRecords = 0
         node.seenChanges = 0
         if options.brokerCrashes, !isHealed, schedule.chance(20), !node.graveyard.isEmpty {

@@ -33,10 +33,14 @@ extension Simulation {
         guard !node.isBrokerDown, let connection = node.broker.connect(nowUs: nowUs) else {
             return reconnect(peer)
         }
+        node.isTouched = true
         node.tap.opened(
             connection, isHonest: peers[peer].isHonest, identity: peers[peer].identity)
         let link = links.count
         links.append(Link(peer: peer, node: node.number, connection: connection))
+        if let sabotage, sabotage.isOfWhatBrokerReads, peers[peer].isHonest {
+            links[link]?.tampering = Tampering(sabotage)
+        }
         linkOfPeer[peer] = link
         oracle.note("peer \(peers[peer].identity) on connection \(connection)")
         peers[peer].connected(nowUs: nowUs)
@@ -122,7 +126,8 @@ extension Simulation {
         oracle.hash.add(bytes)
         let node = nodes[state.node]
         if !node.broker.isClosing(state.connection) { node.tap.received(state.connection, bytes) }
-        node.broker.receive(state.connection, bytes, nowUs: nowUs)
+        let read = links[link]?.tampering?.read(bytes) ?? bytes
+        node.broker.receive(state.connection, read, nowUs: nowUs)
         pump(state.peer)
         afterBroker(node)
     }

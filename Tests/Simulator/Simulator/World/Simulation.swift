@@ -33,6 +33,8 @@ package struct Simulation: ~Copyable {
         var stalledUntilUs: UInt64 = 0
         /// The peer has gone and the broker was not told: it hears nothing any more.
         var isPeerGone = false
+        /// What a sabotage makes of the peer's frames.
+        var tampering: Tampering?
     }
 
     enum Event {
@@ -225,7 +227,10 @@ package struct Simulation: ~Copyable {
         case .tick:
             at(nowUs + (isSettling ? 1_000_000 : 200_000), .tick)
             for peer in peers.indices where linkOfPeer[peer] != nil { wake(peer) }
-            for node in nodes { turn(node) }
+            for node in nodes {
+                checkAsleep(node)
+                turn(node)
+            }
         case .turn(let number):
             nodes[number].isTurnDue = false
             turn(nodes[number])
