@@ -18,6 +18,12 @@ package final class Oracle {
         package var attempts: [Attempt] = []
         package var acceptedRecords = 0
         package var ended: EndedRecord?
+        /// When its ACCEPTED was written, by the clock that does not jump.
+        var acceptedUs: UInt64?
+        /// When its ENDED was.
+        var endedUs: UInt64?
+        /// What the client asked for, once the broker has told it that the task is accepted.
+        var wish: Wish?
         /// A power failure may have taken its ACCEPTED.
         package var isForgiven = false
         /// A power failure took its ENDED, or the slot from which that would have been written.
@@ -119,8 +125,8 @@ package final class Oracle {
 
     // MARK: Journal
 
-    /// One published record.
-    package func published(_ record: JournalRecord) {
+    /// One published record, written at `atUs`.
+    package func published(_ record: JournalRecord, atUs: UInt64) {
         switch record.kind {
         case .accepted:
             guard let accepted = AcceptedRecord(record) else { return fail("ACCEPTED is damaged") }
@@ -132,12 +138,14 @@ package final class Oracle {
                 known == nil || known == accepted.account,
                 "[I7] \(accepted.task) recorded for another account")
             tasks[accepted.task]?.account = accepted.account
+            tasks[accepted.task]?.acceptedUs = atUs
         case .ended:
             guard let ended = EndedRecord(record) else { return fail("ENDED is damaged") }
             check(tasks[ended.task]?.acceptedRecords == 1, "ENDED of \(ended.task) before ACCEPTED")
             check(tasks[ended.task]?.ended == nil, "[I1] \(ended.task) ended twice")
             check(ended.charge.isBalanced, "\(ended.task) is not balanced")
             tasks[ended.task]?.ended = ended
+            tasks[ended.task]?.endedUs = atUs
             count("ended \(ended.status.text)")
         case .refused:
             count("refused record")

@@ -2,21 +2,21 @@
 package enum ReachedBranches {
     /// Of `Simulation`.
     package static let world = [
-        "broker died", "clock jump", "closed in order", "closed twice", "closer died",
-        "commit unknown, done", "commit unknown, lost", "disk full", "dispatched again",
-        "drained out",
-        "end bodyArenaFull", "end bodyTooLarge", "end cancelled", "end deadlineExceeded",
-        "end drained", "end draining", "ended as lost",
-        "end journalFull", "end modelUnknown", "end noSupplier",
-        "end queueFull", "end stalled", "end supplierFailed", "end supplierLost",
-        "end uploadTimeout", "end upstreamRefused", "ended broker_lost", "ended client_lost",
+        "breaker opened", "breakers closed again", "broker died", "clock jump", "closed in order",
+        "closed twice", "closer died", "commit unknown, done", "commit unknown, lost",
+        "disk full", "dispatched again", "drained out", "emptied", "end bodyArenaFull",
+        "end bodyTooLarge", "end cancelled", "end deadlineExceeded", "end drained",
+        "end draining", "end journalFull", "end modelUnknown", "end noSupplier", "end queueFull",
+        "end stalled", "end supplierFailed", "end supplierLost", "end uploadTimeout",
+        "end upstreamRefused", "ended as lost", "ended broker_lost", "ended client_lost",
         "error creditExceeded", "error flood", "error keepAliveTimeout", "error unauthenticated",
-        "half-open link", "instance removed", "late frames",
-        "lease waits", "power failure", "segment removed", "sidecar died after its commit",
-        "sidecar died before its commit", "sidecar died before its release",
-        "sidecar died before its sync", "sidecar died before the directory", "store down",
-        "transaction refused", "probed", "quarantined", "reset", "stall",
-        "stalled readers", "supplier crash",
+        "fairness looked at", "half-open link", "instance removed", "late frames", "lease waits",
+        "order looked at", "power failure", "probed", "quarantined", "queues looked at", "reset",
+        "segment removed", "sidecar died after its commit", "sidecar died before its commit",
+        "sidecar died before its release", "sidecar died before its sync",
+        "sidecar died before the directory", "sleeping brokers looked at",
+        "slow upload completed", "slow upload uploadTimeout", "stall", "stalled readers",
+        "store down", "supplier crash", "transaction refused", "upload credit returned",
     ]
 
     /// Of `MoneySimulation`.

@@ -13,6 +13,8 @@ struct Wish {
     var model: ModelName?
     /// Any offer of the model will do.
     var isPlain = false
+    var priority: UInt8 = 0
+    var deadlineMs: UInt64 = 0
     /// No later than the broker may count it: its clock starts when it hears of the task.
     var deadlineUs: UInt64 = 0
 
@@ -21,9 +23,10 @@ struct Wish {
     init(_ submit: SubmitFrame, nowUs: UInt64) {
         model = submit.model
         isPlain = submit.filters == OfferFilters()
-        let deadlineMs =
-            submit.terms.deadlineMs == 0 ? WireLimits.deadlineMsMax : submit.terms.deadlineMs
-        deadlineUs = nowUs + UInt64(deadlineMs) * 1_000
+        priority = submit.terms.priority
+        deadlineMs = UInt64(
+            submit.terms.deadlineMs == 0 ? WireLimits.deadlineMsMax : submit.terms.deadlineMs)
+        deadlineUs = nowUs + deadlineMs * 1_000
     }
 }
 

@@ -274,6 +274,7 @@ package final class WireTap {
             book.client = (connection, number)
             book.reserveBytes = UInt64(queued.reserveBytes)
             book.wish = stream.wish
+            oracle.tasks[queued.task]?.wish = stream.wish
             let bound = min(stream.limitBytes, book.reserveBytes)
             oracle.check(book.earlyLimit <= bound, "[C8] first limit of \(queued.task)")
             tasks[queued.task] = book

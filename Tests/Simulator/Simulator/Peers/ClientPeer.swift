@@ -27,6 +27,7 @@ final class ClientPeer: Peer {
     private var setting: PeerSetting
     private var session: ClientSession
     private var works: [Work] = []
+    private var uploads = SlowUpload()
     private var isConnected = false
     private var isWelcomed = false
     private var isDraining = false
@@ -59,6 +60,7 @@ final class ClientPeer: Peer {
     var dueUs: UInt64 {
         guard isConnected, !isOver else { return .max }
         var due: UInt64 = isWelcomed && leftToSubmit > 0 && !isDraining ? nextSubmitUs : .max
+        due = min(due, uploads.dueUs)
         for work in works {
             due = min(due, work.cancelAtUs, work.unread.first?.dueUs ?? .max)
         }
@@ -68,6 +70,7 @@ final class ClientPeer: Peer {
     func connected(nowUs: UInt64) {
         session = Self.session(setting.secret)
         session.start(nowMs: nowUs / 1_000)
+        uploads.start()
         isConnected = true
         isWelcomed = false
         isDraining = false
@@ -80,7 +83,16 @@ final class ClientPeer: Peer {
     }
 
     func output(nowUs: UInt64) -> [UInt8] {
-        session.takeOutput(targetBytes: 16_384, nowMs: nowUs / 1_000)
+        guard setting.options.slowUploads else {
+            return session.takeOutput(targetBytes: 16_384, nowMs: nowUs / 1_000)
+        }
+        var passed = uploads.takeDue(nowUs: nowUs)
+        while passed.isEmpty {
+            let bytes = session.takeOutput(targetBytes: 16_384, nowMs: nowUs / 1_000)
+            if bytes.isEmpty { break }
+            passed += uploads.pass(bytes, nowUs: nowUs, &setting.random)
+        }
+        return passed
     }
 
     func wake(nowUs: UInt64) {
@@ -104,6 +116,7 @@ final class ClientPeer: Peer {
 
     func heal(nowUs: UInt64) {
         isHealed = true
+        uploads.isHealed = true
         for index in works.indices {
             works[index].isDeaf = false
             works[index].readDelayUs = 0
@@ -131,12 +144,17 @@ final class ClientPeer: Peer {
         nextSerial += 1
         let serial = identity << 32 | nextSerial
         let bodyBytes = isProbing ? 100 : setting.random.pick(0...options.bodyBytesMax)
+        let model = setting.random.pick(0...options.models - 1)
         var submission = Submission(
             terms: TaskTerms(operation: .chat, encoding: .text, bodyBytes: 0),
-            model: simulatedModel(setting.random.pick(0...options.models - 1)),
+            // A probe is for all models alike.
+            model: simulatedModel(isProbing ? Int(nextSerial) % options.models : model),
             body: MarkedContent.body(
                 account: account, serial: serial, count: bodyBytes < 16 ? 0 : bodyBytes),
             windowBytes: UInt64(isProbing ? 65_536 : options.windowBytes))
+        if options.priorities, !isProbing {
+            submission.terms.priority = UInt8(nextSerial % 3)
+        }
         submission.reserveBytes = UInt32(setting.random.pick([0, 4_096, 5_000, 65_536]))
         if !isProbing, options.shortDeadlines, setting.random.chance(40) {
             submission.expiresMs = nowUs / 1_000 + UInt64(setting.random.pick(1...3_000))
@@ -168,7 +186,8 @@ final class ClientPeer: Peer {
             return false
         }
         leftToSubmit -= 1
-        nextSubmitUs = isProbing ? nowUs : nowUs + UInt64(setting.random.pick(0...1_500_000))
+        let pauseUs = isProbing || options.bursts ? 0 : setting.random.pick(0...1_500_000)
+        nextSubmitUs = nowUs + UInt64(pauseUs)
         return true
     }
 
@@ -254,6 +273,7 @@ final class ClientPeer: Peer {
         }
         let work = works.remove(at: index)
         let oracle = setting.oracle
+        if uploads.ended(handle.stream.rawValue) { oracle.count("slow upload \(frame.code)") }
         oracle.note(
             "client \(identity) end \(frame.code) of \(task?.description ?? "-"), "
                 + "read \(work.readBytes)")

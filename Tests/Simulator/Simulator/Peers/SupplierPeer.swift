@@ -32,6 +32,8 @@ final class SupplierPeer: Peer {
     /// Most jobs that ran at once since the probe began.
     private(set) var peakJobs = 0
     private(set) var isProbing = false
+    private var probeTaskUs: UInt64 = 0
+    private var inputTokens: UInt32 = 7
 
     init(identity: UInt64, setting: PeerSetting) {
         self.identity = identity
@@ -50,6 +52,11 @@ final class SupplierPeer: Peer {
 
     /// Slots that its standing offers grant.
     var grantedSlots: Int { isWelcomed ? offers.count * setting.options.slotsPerOffer : 0 }
+
+    /// Those of one model.
+    func grantedSlots(ofModel model: Int) -> Int {
+        isWelcomed ? offers.count { $0.model == model } * setting.options.slotsPerOffer : 0
+    }
 
     var dueUs: UInt64 {
         guard isConnected, !isOver else { return .max }
@@ -116,8 +123,11 @@ final class SupplierPeer: Peer {
         }
     }
 
-    func probe() {
+    /// From now on every task takes so long, and has read so much.
+    func probe(taskUs: UInt64, inputTokens: UInt32) {
         isProbing = true
+        probeTaskUs = taskUs
+        self.inputTokens = inputTokens
         peakJobs = 0
     }
 
@@ -166,7 +176,7 @@ final class SupplierPeer: Peer {
         }
         if jobs[index].saysStarted {
             jobs[index].saysStarted = false
-            _ = session.started(jobs[index].handle, inputTokens: 7, cachedTokens: 2)
+            _ = session.started(jobs[index].handle, inputTokens: inputTokens, cachedTokens: 2)
         }
         guard jobs[index].framesLeft > 0 else {
             let job = jobs[index]
@@ -177,7 +187,8 @@ final class SupplierPeer: Peer {
         jobs[index].framesLeft -= 1
         if let left = jobs[index].crashAfterFrames { jobs[index].crashAfterFrames = left - 1 }
         let byteCount = setting.random.pick(1...(isProbing ? 8 : options.frameBytesMax))
-        let tokens = setting.random.pick(0...3)
+        let drawn = setting.random.pick(0...3)
+        let tokens = isProbing ? 1 : drawn
         let payload = oracle.produce(
             jobs[index].task, jobs[index].attempt, byteCount: byteCount, tokens: tokens)
         let flags: FrameFlags = setting.random.chance(20) ? .reasoning : []
@@ -235,7 +246,9 @@ final class SupplierPeer: Peer {
             framesLeft: setting.random.pick(0...options.answerFramesMax), nextUs: nowUs,
             endCode: .completed, saysStarted: setting.random.chance(70))
         if isProbing {
-            job.nextUs = nowUs + 1_000_000
+            // All alike, so that taking turns is taking as many.
+            job.saysStarted = true
+            job.nextUs = nowUs + probeTaskUs
             job.framesLeft = 1
         }
         if !isHealed {

@@ -37,6 +37,8 @@ extension SimulationOptions {
         Switch(name: "supplyChanges", path: \.supplyChanges),
         Switch(name: "byzantine", path: \.byzantine),
         Switch(name: "slowUploads", path: \.slowUploads),
+        Switch(name: "priorities", path: \.priorities),
+        Switch(name: "bursts", path: \.bursts),
         Switch(name: "tinyArena", path: \.tinyArena), Switch(name: "tinyQueue", path: \.tinyQueue),
         Switch(name: "tinyControl", path: \.tinyControl),
         Switch(name: "tinyRing", path: \.tinyRing), Switch(name: "fewStreams", path: \.fewStreams),

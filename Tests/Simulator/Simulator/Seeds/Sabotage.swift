@@ -28,6 +28,11 @@ package enum Sabotage: String, CaseIterable, Sendable {
     /// The broker does not read a supplier's END that answers its CANCEL.
     case endUnheard
 
+    /// The broker takes the least urgent tasks for the most urgent.
+    case orderMisread
+    /// A broker's records say that one account was served when all others had been.
+    case accountStarved
+
     /// The broker gives a task that one supplier runs to a second one.
     case assignedTwice
     /// The broker gives a task again that a supplier was through with.
@@ -52,7 +57,7 @@ package enum Sabotage: String, CaseIterable, Sendable {
     var isOfWhatBrokerReads: Bool {
         switch self {
         case .creditMisread, .grantMisread, .grantUnheard, .usageMisread, .answerAltered,
-            .bodiesCrossed, .endUnheard:
+            .bodiesCrossed, .endUnheard, .orderMisread:
             true
         default: false
         }
@@ -71,7 +76,7 @@ package enum Sabotage: String, CaseIterable, Sendable {
         switch self {
         case .creditMisread: "[C8]"
         case .grantMisread: "[S7]"
-        case .grantUnheard: "[L2]"
+        case .grantUnheard, .orderMisread, .accountStarved: "[L2]"
         case .usageMisread, .usageDiffers: "[E4]"
         case .answerAltered: "[I6]"
         case .bodiesCrossed: "[I7]"
@@ -97,6 +102,8 @@ package enum Sabotage: String, CaseIterable, Sendable {
         case .arenaTooLarge: "tinyArena=1 body=120000 clients=4"
         case .uploadKept: "tinyArena=1 body=30000"
         case .wakeUpLost: "shards=3"
+        case .orderMisread: "bursts=1 priorities=1 models=1 prepaid=0"
+        case .accountStarved: "clients=2 accounts=2 models=1 brokers=1 prepaid=0"
         case .assignedAgain, .assignedTwice: "brokers=1 suppliers=3"
         default: ""
         }

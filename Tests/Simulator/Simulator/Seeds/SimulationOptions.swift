@@ -51,7 +51,12 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
     package var brokerCrashes = false
     package var supplyChanges = false
     package var byzantine = false
+    /// Bodies come in small pieces with pauses, some longer than the broker waits.
     package var slowUploads = false
+    /// Some tasks are more urgent than others.
+    package var priorities = false
+    /// Clients submit all that they have at once.
+    package var bursts = false
 
     package var tinyArena = false
     package var tinyQueue = false
@@ -117,6 +122,9 @@ package struct SimulationOptions: Sendable, CustomStringConvertible {
         fullDisks = later.chance(15)
         powerFailures = later.chance(25)
         prepaid = later.chance(30)
+        var demand = RandomStream(root: seed, name: "demand")
+        priorities = demand.chance(30)
+        bursts = demand.chance(20)
     }
 
     package var limits: BrokerLimits {

@@ -24,6 +24,8 @@ final class Node {
     var tampering: [UInt32: Tampering] = [:]
     /// Records of the living instance that the oracle has heard.
     var heardRecords = 0
+    /// When each record of the living instance was written, microseconds.
+    var recordTimesUs: [UInt64] = []
 
     var disk = SimulatedDisk()
     /// Nil while it is down.
@@ -47,6 +49,11 @@ final class Node {
 
     /// What stands on tmpfs, oldest first.
     var instances: [InMemoryInstance] { graveyard + (isBrokerDown ? [] : [broker.instance]) }
+
+    /// Whatever was written since the last call was written now.
+    func timeRecords(nowUs: UInt64) {
+        while recordTimesUs.count < broker.instance.tail { recordTimesUs.append(nowUs) }
+    }
 
     func release(_ id: UInt64, through sequence: UInt64) {
         if broker.instance.id == id, !isBrokerDown {

@@ -13,6 +13,7 @@ extension Simulation {
 
     /// After bytes came in: mostly a turn at once, sometimes more bytes first.
     mutating func afterBroker(_ node: Node) {
+        node.timeRecords(nowUs: nowUs)
         if sabotage == .arrivalUnnoticed { return }
         if schedule.chance(70) { turn(node) } else { planTurn(node) }
     }
@@ -83,15 +84,28 @@ extension Simulation {
     }
 
     private mutating func readJournal(_ node: Node) {
+        node.timeRecords(nowUs: nowUs)
         let instance = node.broker.instance
         while node.heardRecords < instance.tail {
             let record = instance.records[node.heardRecords]
-            oracle.published(record)
+            let atUs = node.recordTimesUs[node.heardRecords]
+            oracle.published(record, atUs: atUs)
             node.tap.published(record)
             oracle.hash.add(UInt64(record.words.checksum))
-            if sabotage == .endedTwice, wasReset, record.kind == .ended { oracle.published(record) }
+            if sabotage == .accountStarved, isCompeting { serveLast(record) }
+            if sabotage == .endedTwice, wasReset, record.kind == .ended {
+                oracle.published(record, atUs: atUs)
+            }
             node.heardRecords += 1
         }
+    }
+
+    /// As if it had waited for an hour, where its account is the last.
+    private func serveLast(_ record: JournalRecord) {
+        guard let ended = EndedRecord(record),
+            oracle.tasks[ended.task]?.account == accountNumbers.last
+        else { return }
+        oracle.tasks[ended.task]?.ended?.queueUs = 3_600_000_000
     }
 
     func countRareBranches(_ node: Node) {
@@ -137,6 +151,7 @@ extension Simulation {
         node.turnedAtUs = nowUs
         node.turnedAtWallUs = wallUs(node)
         node.heardRecords = 0
+        node.recordTimesUs = []
         node.seenChanges = 0
         if options.brokerCrashes, !isHealed, schedule.chance(20), !node.graveyard.isEmpty {
             node.broker.instance.die(afterWrites: schedule.pick(1...12))

@@ -85,6 +85,8 @@ package struct Simulation: ~Copyable {
     var isHealed = false
     /// Only money and records are still on their way: time may pass faster.
     var isSettling = false
+    /// Accounts compete for all slots, on purpose.
+    var isCompeting = false
     var steps = 0
 
     static let wallOffsetUs: UInt64 = 1_790_000_000_000_000
@@ -197,7 +199,9 @@ package struct Simulation: ~Copyable {
             oracle.check(isQuiet, "[L1] not quiet 200 s after healing: \(unrest)")
         }
         if oracle.failures.isEmpty { checkNothingLeft() }
+        if oracle.failures.isEmpty { checkOrder() }
         if oracle.failures.isEmpty { probe() }
+        if oracle.failures.isEmpty { compete() }
         if oracle.failures.isEmpty { settle() }
         for node in nodes where !node.isBrokerDown { countRareBranches(node) }
         return SimulationResult(

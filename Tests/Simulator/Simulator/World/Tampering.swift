@@ -46,6 +46,7 @@ struct Tampering {
         var payload = frame.payload
         switch (sabotage, frame.header.kind) {
         case (.creditMisread, .submit): payload.add(1 << 20, at: 32)
+        case (.orderMisread, .submit): payload[2] = 2 - Swift.min(payload[2], 2)
         case (.creditMisread, .credit): payload.add(1 << 20, at: 0)
         case (.grantMisread, .grant): payload[4] &+= 1
         case (.grantUnheard, .grant) where payload[4] > 0: payload[4] -= 1
