@@ -37,14 +37,46 @@ import Testing
     func regression(_ entry: RegressionSeed) {
         let report = SimulationReport(seeds: entry.seed...entry.seed, words: entry.words)
         #expect(report.isGreen, "\(entry.fault)\n\(report.text)")
+        guard let sabotage = entry.sabotage else { return }
+        var options = SimulationOptions(seed: entry.seed)
+        let isApplied = options.apply(entry.words)
+        #expect(isApplied)
+        let broken = Simulation(
+            seed: entry.seed, options: options, keepsEvents: false, sabotage: sabotage
+        ).run()
+        #expect(!broken.failures.isEmpty, "\(entry) no longer finds that \(entry.fault)")
     }
 
-    @Test("a rule of money that is broken is found", arguments: MoneySimulation.sabotages)
-    func moneySabotage(_ rule: String) {
-        let isFound = (1...40).contains { seed in
-            !MoneySimulation(seed: UInt64(seed), sabotage: rule).run().failures.isEmpty
-        }
-        #expect(isFound)
+    @Test("nor of the money", arguments: MoneyRegressionSeed.all)
+    func moneyRegression(_ entry: MoneyRegressionSeed) {
+        let report = SimulationReport(moneySeeds: entry.seed...entry.seed, words: entry.words)
+        #expect(report.isGreen, "\(entry.fault)\n\(report.text)")
+        guard let sabotage = entry.sabotage else { return }
+        var options = MoneyOptions()
+        let isApplied = options.apply(entry.words)
+        #expect(isApplied)
+        let broken = MoneySimulation(
+            seed: entry.seed, options: options, sabotage: sabotage
+        ).run()
+        #expect(!broken.failures.isEmpty, "\(entry) no longer finds that \(entry.fault)")
+    }
+
+    @Test(
+        "a rule of money that is broken is found, and its run made small",
+        arguments: MoneySimulation.sabotages)
+    func moneySabotage(_ rule: String) throws {
+        let failed = try #require(
+            (1...40).lazy.map { MoneySimulation(seed: UInt64($0), sabotage: rule).run() }
+                .first { !$0.failures.isEmpty })
+        let small = MoneyShrinker.shrink(failed, sabotage: rule)
+        #expect(MoneyShrinker.rule(of: small) == MoneyShrinker.rule(of: failed))
+        #expect(small.options.steps - small.options.skipped.count <= 20)
+        // The words that a report prints give the same run.
+        var options = MoneyOptions()
+        let isApplied = options.apply("\(small.options)")
+        #expect(isApplied)
+        let again = MoneySimulation(seed: failed.seed, options: options, sabotage: rule).run()
+        #expect(again.hash == small.hash && again.failures == small.failures)
     }
 
     @Test("a broken rule is found, and its run made small", arguments: Sabotage.allCases)

@@ -16,20 +16,24 @@ struct Simulate {
     private var mustReach = false
     private var words = ""
     private var commit = "unknown"
-    private var sabotage: Sabotage?
+    /// Of the money, a name that `MoneySimulation` knows.
+    private var rule: String?
+    private var sabotage: Sabotage? { rule.flatMap { Sabotage(rawValue: $0) } }
 
     static func main() {
         guard let simulate = Simulate(CommandLine.arguments.dropFirst()) else {
             print(
                 """
                 simulate --seeds A..B [--money] [--reach] [--json | --options]
-                simulate --seed S [--with WORDS] [--trace]
+                simulate --seed S [--money] [--with WORDS] [--trace]
                   --reach       fail where a rare branch was never reached
-                  --with WORDS  change options: "clients=1 stalls=0 skip=3,8"
+                  --with WORDS  change options: "clients=1 stalls=0 skip=3,8", of the money
+                                "steps=90 skip=3,8-20"
                   --trace       print every event of the seed
                   --commit REV  what a failure calls the code
                   --sabotage R  break a rule: \
-                \(Sabotage.allCases.map(\.rawValue).joined(separator: ", "))
+                \(Sabotage.allCases.map(\.rawValue).joined(separator: ", ")); of the money: \
+                \(MoneySimulation.sabotages.joined(separator: ", "))
                 """)
             exit(2)
         }
@@ -51,9 +55,7 @@ struct Simulate {
                 seeds = seed...seed
             case "--with": words = arguments.next() ?? ""
             case "--commit": commit = arguments.next() ?? ""
-            case "--sabotage":
-                guard let rule = Sabotage(rawValue: arguments.next() ?? "") else { return nil }
-                sabotage = rule
+            case "--sabotage": rule = arguments.next() ?? ""
             case "--json": isJSON = true
             case "--money": isMoney = true
             case "--trace": isTrace = true
@@ -62,18 +64,27 @@ struct Simulate {
             default: return nil
             }
         }
+        guard isMoney ? isSoundMoney : isSound else { return nil }
+    }
+
+    private var isSound: Bool {
         var options = SimulationOptions(seed: seeds.lowerBound)
-        guard options.apply(words), !isMoney || words.isEmpty else { return nil }
+        return options.apply(words) && (rule == nil) == (sabotage == nil)
+    }
+
+    private var isSoundMoney: Bool {
+        var options = MoneyOptions()
+        return options.apply(words) && rule.map(MoneySimulation.sabotages.contains) ?? true
     }
 
     private func run() {
         if saysOptions || isTrace {
-            for seed in seeds { tell(seed) }
+            for seed in seeds { isMoney ? tellMoney(seed) : tell(seed) }
             return
         }
         let report =
             isMoney
-            ? SimulationReport(moneySeeds: seeds, commit: commit)
+            ? SimulationReport(moneySeeds: seeds, words: words, commit: commit, sabotage: rule)
             : SimulationReport(seeds: seeds, words: words, commit: commit, sabotage: sabotage)
         print(isJSON ? report.json : report.text)
         if !report.isGreen { exit(1) }
@@ -84,6 +95,20 @@ struct Simulate {
             print("FAILED: never reached: \(missing.joined(separator: ", "))")
             exit(1)
         }
+    }
+
+    /// The same of the money.
+    private func tellMoney(_ seed: UInt64) {
+        var options = MoneyOptions()
+        _ = options.apply(words)
+        print("seed \(seed) of the money: \(options)")
+        guard isTrace else { return }
+        let result = MoneySimulation(
+            seed: seed, options: options, keepsEvents: true, sabotage: rule
+        ).run()
+        for line in result.events + result.failures { print(line) }
+        print("\(result.steps) steps, hash \(String(result.hash, radix: 16))")
+        if !result.failures.isEmpty { exit(1) }
     }
 
     /// One seed's options, and with `--trace` what happened.

@@ -24,6 +24,7 @@ package struct MoneySimulation: ~Copyable {
     }
 
     private let seed: UInt64
+    private let options: MoneyOptions
     private let nodes: [Node]
     private let clients: [MoneyClient]
     private let suppliers: [MoneySupplier]
@@ -32,15 +33,16 @@ package struct MoneySimulation: ~Copyable {
     private let crashes: Bool
     private let market: [DirectoryEntry]
     private var model: WalletModel
+    /// Of this step alone.
     private var random: RandomStream
-    /// New prices, drawn apart so that the rest of a seed stays what it is.
-    private var prices: RandomStream
     private var nowUs: UInt64 = 1_000_000
     private var nextInstance: UInt64 = 1
     private var hash = RollingHash()
     private let faults = Faults()
     private var sometimes: [String: Int] = [:]
     private var steps = 0
+    private let keepsEvents: Bool
+    private var events: [String] = []
 
     /// What was found wrong; shared, so that a check may look at everything else.
     private final class Faults {
@@ -50,15 +52,18 @@ package struct MoneySimulation: ~Copyable {
     private var failures: [String] { faults.texts }
 
     private static let wallOffsetUs: UInt64 = 1_790_000_000_000_000
-    private static let stepsMax = 260
     private var wallUs: UInt64 { nowUs + Self.wallOffsetUs }
     private var wallMs: UInt64 { wallUs / 1_000 }
 
     /// `sabotage` breaks a rule, for the checks to find.
-    package init(seed: UInt64, sabotage: String? = nil) {
+    package init(
+        seed: UInt64, options: MoneyOptions = MoneyOptions(), keepsEvents: Bool = false,
+        sabotage: String? = nil
+    ) {
         self.seed = seed
+        self.options = options
+        self.keepsEvents = keepsEvents
         random = RandomStream(root: seed, name: "money")
-        prices = RandomStream(root: seed, name: "prices")
         crashes = random.chance(60)
         let nodeCount = random.pick(2...3)
         var clients: [MoneyClient] = []
@@ -137,15 +142,18 @@ package struct MoneySimulation: ~Copyable {
     // MARK: Running
 
     package consuming func run() -> MoneyResult {
-        while steps < Self.stepsMax, failures.isEmpty { step() }
+        while steps < options.steps, failures.isEmpty { step() }
         if failures.isEmpty { end() }
         return MoneyResult(
-            seed: seed, hash: hash.value, steps: steps, failures: failures, sometimes: sometimes)
+            seed: seed, options: options, hash: hash.value, steps: steps, failures: failures,
+            events: events, sometimes: sometimes)
     }
 
     private mutating func step() {
         steps += 1
-        act()
+        random = RandomStream(
+            root: seed &+ UInt64(steps) &* 0x9E37_79B9_7F4A_7C15, name: "money step")
+        if !options.skipped.contains(steps) { act() }
         pump()
         check()
         hash.add(nowUs)
@@ -156,36 +164,59 @@ package struct MoneySimulation: ~Copyable {
         switch random.pick(0...99) {
         case 0..<26:
             let client = random.pick(clients)
+            note("a client of \(client.account) submits")
             if client.isWelcomed { client.submit(&random, nowMs: nowUs / 1_000) }
         case 26..<55:
+            note("a supplier goes on")
             random.pick(suppliers).step(&random, endsAll: false)
         case 55..<68: sidecar()
-        case 68..<80: readDirectory(random.pick(0...nodes.count - 1))
-        case 80..<83: random.pick(clients).cancel(&random)
-        case 83: hangUp(random.pick(clients))
-        case 84:
-            let supplier = random.pick(suppliers)
-            if let connection = supplier.connection {
-                nodes[supplier.node].broker.disconnected(connection, nowUs: nowUs)
-                supplier.disconnected()
-                // It comes back dearer or cheaper: what is queued was admitted at other prices.
-                if prices.chance(70) {
-                    supplier.price = Int64(prices.pick([0, 100_000, 2_000_000, 40_000_000]))
-                }
-            }
+        case 68..<80:
+            let node = random.pick(0...nodes.count - 1)
+            note("node \(node) reads the directory")
+            readDirectory(node)
+        case 80..<83:
+            note("a client cancels")
+            random.pick(clients).cancel(&random)
+        case 83:
+            note("a client hangs up")
+            hangUp(random.pick(clients))
+        case 84: loseSupplier(random.pick(suppliers))
         case 85 where crashes:
             let node = random.pick(0...nodes.count - 1)
+            note("node \(node) dies within some writes")
             nodes[node].broker.instance.die(afterWrites: random.pick([0, 1, 2, 3, 5, 9]))
         case 86: topUp(random.pick(accounts))
-        case 87: nowUs += UInt64(random.pick([700_000, 20_000_000, 70_000_000]))
+        case 87: pass(random.pick([700_000, 20_000_000, 70_000_000]))
         case 88 where model.sabotage == .closeLiving:
+            note("the lease of a living instance is closed")
             model.closeLiving(nodes[0].broker.instance.id, nowMs: wallMs)
-        default: nowUs += UInt64(random.pick([1_000, 6_000, 6_000, 90_000]))
+        default: pass(random.pick([1_000, 6_000, 6_000, 90_000]))
         }
+    }
+
+    private mutating func pass(_ timeUs: Int) {
+        note("\(timeUs / 1_000) ms pass")
+        nowUs += UInt64(timeUs)
+    }
+
+    private mutating func loseSupplier(_ supplier: MoneySupplier) {
+        guard let connection = supplier.connection else { return }
+        note("a supplier is lost")
+        nodes[supplier.node].broker.disconnected(connection, nowUs: nowUs)
+        supplier.disconnected()
+        // It comes back dearer or cheaper: what is queued was admitted at other prices.
+        if random.chance(70) {
+            supplier.price = Int64(random.pick([0, 100_000, 2_000_000, 40_000_000]))
+        }
+    }
+
+    private mutating func note(_ event: @autoclosure () -> String) {
+        if keepsEvents { events.append("step \(steps)  \(event())") }
     }
 
     private mutating func topUp(_ account: UInt64) {
         let amount = MicroUSD(Int64(random.pick([300, 5_000, 30_000])))
+        note("\(amount.rawValue) for \(account)")
         model.topUp(amount, of: account, nowMs: wallMs)
     }
 
@@ -199,6 +230,7 @@ package struct MoneySimulation: ~Copyable {
 
     /// One transaction over all journals; then the directory catches up. It may die in between.
     private mutating func sidecar(mayDie: Bool = true) {
+        note("the sidecar copies")
         let before = model
         for node in nodes {
             for instance in node.graveyard + [node.broker.instance] {
@@ -210,6 +242,7 @@ package struct MoneySimulation: ~Copyable {
             }
         }
         if mayDie, random.chance(10) {
+            note("and dies before its commit")
             count("sidecar died before its commit")
             model = before
             return
@@ -292,6 +325,7 @@ package struct MoneySimulation: ~Copyable {
 
     private mutating func restart(_ index: Int) {
         let node = nodes[index]
+        note("broker \(node.broker.instance.id) of node \(index) is dead")
         count("broker died")
         let dead = node.broker.instance
         node.graveyard.append(dead)
@@ -405,8 +439,10 @@ package struct MoneySimulation: ~Copyable {
 /// What one seed of the money came to.
 package struct MoneyResult: Sendable {
     package let seed: UInt64
+    package let options: MoneyOptions
     package let hash: UInt64
     package let steps: Int
     package let failures: [String]
+    package let events: [String]
     package let sometimes: [String: Int]
 }

@@ -98,6 +98,7 @@ package enum Sabotage: String, CaseIterable, Sendable {
     package var words: String {
         switch self {
         case .foreignTasksLost: "clockJumps=1 prepaid=0 brokers=2"
+        case .notSyncedAtStart: "clients=2 sidecarCrashes=1"
         case .endUnheard: "cancels=1 brokers=1 models=1 stubborn=0"
         case .arenaTooLarge: "tinyArena=1 body=120000 clients=4"
         case .uploadKept: "tinyArena=1 body=30000"

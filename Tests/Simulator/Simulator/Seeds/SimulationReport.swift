@@ -33,15 +33,21 @@ package struct SimulationReport: Sendable {
         }
     }
 
-    /// The same for `MoneySimulation`, whose runs are short as they are.
-    package init(moneySeeds range: ClosedRange<UInt64>, commit: String = "unknown") {
+    /// The same for `MoneySimulation`.
+    package init(
+        moneySeeds range: ClosedRange<UInt64>, words: String = "", commit: String = "unknown",
+        sabotage: String? = nil
+    ) {
+        var options = MoneyOptions()
+        precondition(options.apply(words), "the words were checked before")
         for seed in range {
-            let result = MoneySimulation(seed: seed).run()
-            let again = MoneySimulation(seed: seed).run()
+            let result = MoneySimulation(seed: seed, options: options, sabotage: sabotage).run()
+            let again = MoneySimulation(seed: seed, options: options, sabotage: sabotage).run()
             add(result.steps, result.hash, result.sometimes)
             if !result.failures.isEmpty {
-                let lines = ["seed \(seed) of the money, commit \(commit):"] + result.failures
-                failures.append((seed, lines.joined(separator: "\n")))
+                let small = MoneyShrinker.shrink(result, sabotage: sabotage)
+                let text = Self.describe(result, small: small, commit: commit, sabotage: sabotage)
+                failures.append((seed, text))
                 return
             }
             if result.hash != again.hash {
@@ -83,6 +89,25 @@ package struct SimulationReport: Sendable {
             at its smallest: \(small.options), \(small.performedFaults.count) faults
             \(small.failures.joined(separator: "\n"))
             again: Tools/simulate --seed \(seed) --with "\(words)"\(broken) --trace
+            last events:
+            \(told.events.suffix(60).joined(separator: "\n"))
+            """
+    }
+
+    private static func describe(
+        _ failed: MoneyResult, small: MoneyResult, commit: String, sabotage: String?
+    ) -> String {
+        let broken = sabotage.map { " --sabotage \($0)" } ?? ""
+        let told = MoneySimulation(
+            seed: failed.seed, options: small.options, keepsEvents: true, sabotage: sabotage
+        ).run()
+        return """
+            seed \(failed.seed) of the money, commit \(commit):
+            \(failed.failures.joined(separator: "\n"))
+            at its smallest:
+            \(small.failures.joined(separator: "\n"))
+            again: Tools/simulate --money --seed \(failed.seed) --with "\(small.options)"\(broken) \
+            --trace
             last events:
             \(told.events.suffix(60).joined(separator: "\n"))
             """
