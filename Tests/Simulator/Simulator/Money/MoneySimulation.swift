@@ -145,8 +145,8 @@ package struct MoneySimulation: ~Copyable {
         while steps < options.steps, failures.isEmpty { step() }
         if failures.isEmpty { end() }
         return MoneyResult(
-            seed: seed, options: options, hash: hash.value, steps: steps, failures: failures,
-            events: events, sometimes: sometimes)
+            seed: seed, options: options, hash: hash.value, steps: steps, simulatedUs: nowUs,
+            failures: failures, events: events, sometimes: sometimes)
     }
 
     private mutating func step() {
@@ -442,6 +442,7 @@ package struct MoneyResult: Sendable {
     package let options: MoneyOptions
     package let hash: UInt64
     package let steps: Int
+    package let simulatedUs: UInt64
     package let failures: [String]
     package let events: [String]
     package let sometimes: [String: Int]

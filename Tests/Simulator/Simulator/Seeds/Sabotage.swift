@@ -39,6 +39,14 @@ package enum Sabotage: String, CaseIterable, Sendable {
     case assignedAgain
     /// The broker sends TOKENS twice.
     case tokensTwice
+    /// The broker says QUEUED twice.
+    case queuedTwice
+    /// The broker ends a client's stream twice.
+    case endSaidTwice
+    /// The broker gives a supplier credit that raises nothing.
+    case creditRepeated
+    /// The broker sends a supplier each piece of a body twice.
+    case bodyTwice
     /// The broker says another usage in END than in ENDED.
     case usageDiffers
     /// The broker does not give back the credit of bodies.
@@ -48,6 +56,8 @@ package enum Sabotage: String, CaseIterable, Sendable {
     case arenaTooLarge
     /// Once a connection was reset, a broker keeps content when all its tasks have ended.
     case contentKept
+    /// Who is not connected when everything heals stays so.
+    case neverReconnected
     /// A broker that has work left after a turn is not woken.
     case wakeUpLost
     /// A broker is not woken by what arrives.
@@ -66,12 +76,14 @@ package enum Sabotage: String, CaseIterable, Sendable {
     /// The broker's frames are changed before the wire's rules are checked.
     var isOfWhatBrokerSays: Bool {
         switch self {
-        case .assignedTwice, .assignedAgain, .tokensTwice, .usageDiffers, .uploadKept: true
+        case .assignedTwice, .assignedAgain, .tokensTwice, .queuedTwice, .endSaidTwice,
+            .creditRepeated, .bodyTwice, .usageDiffers, .uploadKept:
+            true
         default: false
         }
     }
 
-    /// What breaks first, as a failure names it; empty where that differs from seed to seed.
+    /// What breaks first, as a failure names it.
     package var rule: String {
         switch self {
         case .creditMisread: "[C8]"
@@ -84,13 +96,19 @@ package enum Sabotage: String, CaseIterable, Sendable {
         case .assignedTwice: "[I4]"
         case .assignedAgain: "[D8]"
         case .tokensTwice: "[C5]"
+        case .queuedTwice: "[Q3]"
+        case .endSaidTwice: "[E1]"
+        case .creditRepeated: "[C3]"
+        case .bodyTwice: "body beyond its size"
+        case .neverReconnected: "[L1]"
         case .uploadKept: "[I3]"
         case .arenaTooLarge: "[I11]"
         case .contentKept: "[I10]"
         case .wakeUpLost, .arrivalUnnoticed: "[L3]"
-        case .endedTwice, .releasedEarly, .notSyncedAtStart, .cursorForgotten, .neverClosed,
-            .foreignTasksLost:
-            ""
+        case .endedTwice: "[I1]"
+        case .releasedEarly, .notSyncedAtStart: "[I13]"
+        case .cursorForgotten, .foreignTasksLost: "[I9]"
+        case .neverClosed: "[L5]"
         }
     }
 
@@ -103,6 +121,8 @@ package enum Sabotage: String, CaseIterable, Sendable {
         case .arenaTooLarge: "tinyArena=1 body=120000 clients=4"
         case .uploadKept: "tinyArena=1 body=30000"
         case .wakeUpLost: "shards=3"
+        case .bodyTwice: "body=120000"
+        case .neverReconnected: "resets=1"
         case .orderMisread: "bursts=1 priorities=1 models=1 prepaid=0"
         case .accountStarved: "clients=2 accounts=2 models=1 brokers=1 prepaid=0"
         case .assignedAgain, .assignedTwice: "brokers=1 suppliers=3"

@@ -2,6 +2,7 @@
 package struct SimulationReport: Sendable {
     package private(set) var seeds = 0
     package private(set) var steps = 0
+    package private(set) var simulatedUs: UInt64 = 0
     /// Of all seeds, in order: two reports of the same code and seeds have the same.
     package private(set) var hash = RollingHash()
     package private(set) var failures: [(seed: UInt64, text: String)] = []
@@ -18,7 +19,7 @@ package struct SimulationReport: Sendable {
             precondition(options.apply(words), "the words were checked before")
             let result = Self.run(seed, options, sabotage)
             let again = Self.run(seed, options, sabotage)
-            add(result.steps, result.hash, result.sometimes)
+            add(result.steps, result.simulatedUs, result.hash, result.sometimes)
             if !result.failures.isEmpty {
                 let small = Shrinker.shrink(result, sabotage: sabotage)
                 let text = Self.describe(result, small: small, commit: commit, sabotage: sabotage)
@@ -43,7 +44,7 @@ package struct SimulationReport: Sendable {
         for seed in range {
             let result = MoneySimulation(seed: seed, options: options, sabotage: sabotage).run()
             let again = MoneySimulation(seed: seed, options: options, sabotage: sabotage).run()
-            add(result.steps, result.hash, result.sometimes)
+            add(result.steps, result.simulatedUs, result.hash, result.sometimes)
             if !result.failures.isEmpty {
                 let small = MoneyShrinker.shrink(result, sabotage: sabotage)
                 let text = Self.describe(result, small: small, commit: commit, sabotage: sabotage)
@@ -64,9 +65,12 @@ package struct SimulationReport: Sendable {
         Simulation(seed: seed, options: options, keepsEvents: false, sabotage: sabotage).run()
     }
 
-    private mutating func add(_ steps: Int, _ hash: UInt64, _ sometimes: [String: Int]) {
+    private mutating func add(
+        _ steps: Int, _ simulatedUs: UInt64, _ hash: UInt64, _ sometimes: [String: Int]
+    ) {
         seeds += 1
         self.steps += steps
+        self.simulatedUs += simulatedUs
         self.hash.add(hash)
         for (name, count) in sometimes { self.sometimes[name, default: 0] += count }
     }
@@ -115,8 +119,8 @@ package struct SimulationReport: Sendable {
 
     package var text: String {
         var lines = [
-            "\(seeds) seeds, \(steps) steps, \(failures.count) failed, hash "
-                + String(hash.value, radix: 16)
+            "\(seeds) seeds, \(steps) steps, \(simulatedUs / 3_600_000_000) simulated hours, "
+                + "\(failures.count) failed, hash " + String(hash.value, radix: 16)
         ]
         lines += sometimes.sorted { $0.key < $1.key }.map { "  \($0.key): \($0.value)" }
         return (lines + failures.map(\.text)).joined(separator: "\n")
@@ -127,7 +131,9 @@ package struct SimulationReport: Sendable {
             .map { "\"\($0.key)\":\($0.value)" }.joined(separator: ",")
         let failed = failures.map { "\($0.seed)" }.joined(separator: ",")
         return """
-            {"seeds":\(seeds),"steps":\(steps),"hash":"\(String(hash.value, radix: 16))",\
+            {"seeds":\(seeds),"steps":\(steps),\
+            "simulatedSeconds":\(simulatedUs / 1_000_000),\
+            "hash":"\(String(hash.value, radix: 16))",\
             "failed":[\(failed)],"sometimes":{\(counters)}}
             """
     }

@@ -28,6 +28,7 @@ extension Simulation {
 
     mutating func connect(_ peer: Int) {
         isReconnecting[peer] = false
+        if sabotage == .neverReconnected, isHealed { return }
         guard linkOfPeer[peer] == nil, !(isHealed && !peers[peer].isHonest) else { return }
         let node = home(of: peer)
         guard !node.isBrokerDown, let connection = node.broker.connect(nowUs: nowUs) else {

@@ -9,6 +9,8 @@ package struct SimulationResult: Sendable {
     package let options: SimulationOptions
     package let hash: UInt64
     package let steps: Int
+    /// How long it was for those inside.
+    package let simulatedUs: UInt64
     package let failures: [String]
     package let events: [String]
     package let sometimes: [String: Int]
@@ -206,7 +208,8 @@ package struct Simulation: ~Copyable {
         for node in nodes where !node.isBrokerDown { countRareBranches(node) }
         return SimulationResult(
             seed: seed, options: options, hash: oracle.hash.value, steps: steps,
-            failures: oracle.failures, events: oracle.events, sometimes: oracle.sometimes,
+            simulatedUs: nowUs, failures: oracle.failures, events: oracle.events,
+            sometimes: oracle.sometimes,
             performedFaults: performedFaults)
     }
 

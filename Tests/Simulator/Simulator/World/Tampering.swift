@@ -85,7 +85,10 @@ struct Tampering {
             let task = lastTasks[stream] ?? Array(payload[0..<16])
             lastTasks[stream] = task
             payload.replaceSubrange(0..<16, with: task)
-        case (.tokensTwice, .tokens): return [payload, payload]
+        case (.tokensTwice, .tokens), (.queuedTwice, .queued), (.endSaidTwice, .end),
+            (.bodyTwice, .body):
+            return [payload, payload]
+        case (.creditRepeated, .credit) where stream != 0: return [payload, payload]
         case (.usageDiffers, .end): payload[12] &+= 1
         case (.uploadKept, .credit) where stream == 0: return []
         default: break
