@@ -80,7 +80,9 @@ extension WireTap {
     package func checkQueues(_ view: DispatcherView, maxStreams: UInt32) {
         supply.breakersOpened = view.breakersOpened
         let waiting = openTasks.filter { tasks[$0]?.supplier == nil }
-        guard waiting.count == view.queuedTasks, slotsInUse == view.slotsInUse else { return }
+        guard waiting.count == view.queuedTasks, slotsInUse == view.slotsInUse else {
+            return oracle.count("queues that are on their way")
+        }
         oracle.count("queues looked at")
         let suppliers = lines.keys.sorted().filter {
             lines[$0].map { $0.role == .supplier && $0.isHonest && !$0.isOver } ?? false
@@ -99,7 +101,8 @@ extension WireTap {
         }
     }
 
-    private var slotsInUse: UInt64 {
+    /// Streams at suppliers for which no END came.
+    var slotsInUse: UInt64 {
         lines.values.reduce(0) { $0 + ($1.role == .supplier ? UInt64($1.open[0] ?? 0) : 0) }
     }
 

@@ -39,6 +39,11 @@ extension Simulation {
             oracle.check(dispatcher == 0, "[I12] the dispatcher has open tasks")
             let reserved = node.broker.dispatcher.reservedBytes
             oracle.check(reserved == 0, "[I11] arena bytes are still reserved")
+            let inUse = node.broker.dispatcher.supply.slotsInUse
+            oracle.check(
+                inUse == node.tap.slotsInUse,
+                "[I12] \(inUse) of the suppliers' slots are in use, \(node.tap.slotsInUse) streams open"
+            )
             let slots = node.broker.instance.takenSlots
             oracle.check(slots == 0, "[I12] open-task slots are still taken")
         }
