@@ -28,6 +28,8 @@ class Engine(http.server.ThreadingHTTPServer):
     def __init__(self, canaries: Canaries) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.canaries = canaries
+        # What a broken answer waits for: that its client has some of it.
+        self.may_break = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
 
     @property
@@ -82,6 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if word == "endless":
                 time.sleep(0.005)
             if word == "break" and number == 5:
+                self.server.may_break.wait(_SECONDS)
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
@@ -155,13 +158,13 @@ class GatewayWays:
         check(status == expected, f"gateway, {name}: {status} and not {expected}")
         self.ends[f"gateway, {name}"] = str(status)
 
-    def all(self) -> None:
-        """One after the other."""
+    def all(self, engine: Engine) -> None:
+        """One after the other, to this engine."""
         self._ask("stream", "say", 200, stream=True)
         self._ask("joined answer", "say", 200)
         self._ask("large body", "say", 200, copies=1_000)
         self._ask("upstream refused", "refuse", 400)
-        self._broken()
+        self._broken(engine)
         self._client_gone()
         bad = self._post(self._prompt("{", "no JSON", 20).encode())
         self._note("no JSON", bad.getresponse().status, 400)
@@ -181,12 +184,14 @@ class GatewayWays:
                 {"role": "user", "content": self._prompt(word, name, 3)}],
         }).encode())
 
-    def _broken(self) -> None:
-        """The engine breaks off in the middle."""
+    def _broken(self, engine: Engine) -> None:
+        """The engine breaks off in the middle, when some of its answer has come."""
         connection = self._stream("break", "broken answer")
-        text = connection.getresponse().read()
+        response = connection.getresponse()
+        check(b"chat.completion.chunk" in response.readline(), "no part of the broken answer came")
+        engine.may_break.set()
+        text = response.read()
         connection.close()
-        check(b"chat.completion.chunk" in text, "no part of the broken answer came")
         check(b'"supplier_failed"' in text, "a broken answer did not say that it broke")
         self.ends["gateway, broken answer"] = "supplier_failed"
 

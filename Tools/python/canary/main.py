@@ -127,7 +127,7 @@ async def _beside_broker(rig: Rig, outcome: Outcome, drive: Drive, deaths: Death
             await drive.end("worker, cancelled in the answer", task, Code.CANCELLED)
     ways = GatewayWays(int((await gateway.event("listening"))["port"]), rig.deployment.key,
                        rig.canaries)
-    await asyncio.to_thread(ways.all)
+    await asyncio.to_thread(ways.all, engine)
     drive.ends |= ways.ends
     await rig.barrier()
     if is_root():

@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -166,6 +168,20 @@ class Counts:
     duplicates: int
 
 
+def _lasting_port() -> int:
+    """A free port that the kernel gives to no outgoing connection, so that a broker which is
+    killed finds it free when it is started again, whatever connects meanwhile. 0 if there is none.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first = int(file.read().split()[0])
+    for _ in range(20 if first > 4_096 else 0):
+        port = random.randrange(first // 2, first)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    return 0
+
+
 class Deployment:
     """Everything that a case starts. ``stop`` ends it all."""
 
@@ -238,6 +254,7 @@ class Deployment:
 
     def broker_command(self, *options: str) -> list[str]:
         """The broker's command line; the port of an earlier start is kept."""
+        self.port = self.port or _lasting_port()
         return [str(self.options.programs / "sluice-broker"), "--run", str(self.run),
                 "--directory", str(self.data / "directory"),
                 "--certificate", str(self.certificates / "server.pem"),
