@@ -47,6 +47,22 @@ struct RegressionSeed: Sendable, CustomStringConvertible {
         RegressionSeed(
             seed: 28_439, words: before,
             fault: "a byzantine supplier's bytes after a second END counted as nobody's"),
+        RegressionSeed(
+            seed: 177_300, words: "",
+            fault: "a connection's end was read after its number had been given again"),
+        RegressionSeed(
+            seed: 114_736, words: "",
+            fault:
+                "a slow upload that was due woke its client each microsecond while the link was full"
+        ),
+        RegressionSeed(
+            seed: 178_331, words: "",
+            fault:
+                "the rule of order took a task whose ASSIGN was lost for one that never had its turn"
+        ),
+        RegressionSeed(
+            seed: 147_551, words: "",
+            fault: "the rule of turns counted what a byzantine supplier had claimed before"),
     ]
 }
 

@@ -25,8 +25,13 @@ extension Oracle {
     }
 
     /// At no dispatch did a task of the same account and model wait that comes before.
+    ///
+    /// A task whose ASSIGN was lost with the supplier's connection goes before all others, and its
+    /// record does not tell: who waited while one was lost is left out.
     func checkOrder() {
-        let waits = self.waits
+        let waits = self.waits.filter { wait in
+            !supplierLossesUs.contains { $0 >= wait.acceptedUs && $0 <= wait.untilUs + 100_000 }
+        }
         let longestUs = longestRunUs
         for later in waits {
             guard let atUs = later.dispatchedUs else { continue }

@@ -38,6 +38,8 @@ package final class Oracle {
     package private(set) var events: [String] = []
     package var sometimes: [String: Int] = [:]
     package var hash = RollingHash()
+    /// When connections of suppliers ended.
+    var supplierLossesUs: [UInt64] = []
     package var nowUs: UInt64 = 0
     private var nextAttempt: UInt64 = 0
     private var closedInstances: Set<UInt64> = []

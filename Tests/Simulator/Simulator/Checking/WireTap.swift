@@ -83,6 +83,7 @@ package final class WireTap {
 
     package func closed(_ connection: UInt32) {
         guard let line = lines.removeValue(forKey: connection) else { return }
+        if line.role == .supplier { oracle.supplierLossesUs.append(oracle.nowUs) }
         for stream in line.streams.values {
             guard stream.isOpen, let task = stream.task else { continue }
             if line.role == .supplier {

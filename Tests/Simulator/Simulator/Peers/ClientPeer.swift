@@ -28,6 +28,8 @@ final class ClientPeer: Peer {
     private var session: ClientSession
     private var works: [Work] = []
     private var uploads = SlowUpload()
+    /// Held frames whose pause is over, until the link takes them.
+    private var dueUploads: [UInt8] = []
     private var isConnected = false
     private var isWelcomed = false
     private var isDraining = false
@@ -71,6 +73,7 @@ final class ClientPeer: Peer {
         session = Self.session(setting.secret)
         session.start(nowMs: nowUs / 1_000)
         uploads.start()
+        dueUploads = []
         isConnected = true
         isWelcomed = false
         isDraining = false
@@ -86,7 +89,8 @@ final class ClientPeer: Peer {
         guard setting.options.slowUploads else {
             return session.takeOutput(targetBytes: 16_384, nowMs: nowUs / 1_000)
         }
-        var passed = uploads.takeDue(nowUs: nowUs)
+        var passed = dueUploads
+        dueUploads = []
         while passed.isEmpty {
             let bytes = session.takeOutput(targetBytes: 16_384, nowMs: nowUs / 1_000)
             if bytes.isEmpty { break }
@@ -97,6 +101,7 @@ final class ClientPeer: Peer {
 
     func wake(nowUs: UInt64) {
         session.tick(nowMs: nowUs / 1_000)
+        dueUploads += uploads.takeDue(nowUs: nowUs)
         while isWelcomed, !isDraining, leftToSubmit > 0, nextSubmitUs <= nowUs {
             guard submit(nowUs) else { break }
         }

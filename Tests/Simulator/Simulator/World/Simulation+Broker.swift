@@ -54,7 +54,7 @@ extension Simulation {
         }
     }
 
-    private func readSealed(_ node: Node) {
+    func readSealed(_ node: Node) {
         for (connection, bytes) in node.broker.takeSealed() {
             if bytes.isEmpty {
                 node.tap.closed(connection)
@@ -83,7 +83,7 @@ extension Simulation {
         brokerDied(node)
     }
 
-    private mutating func readJournal(_ node: Node) {
+    mutating func readJournal(_ node: Node) {
         node.timeRecords(nowUs: nowUs)
         let instance = node.broker.instance
         while node.heardRecords < instance.tail {

@@ -35,6 +35,9 @@ extension Simulation {
             return reconnect(peer)
         }
         node.isTouched = true
+        // The number may be that of a connection whose end was sealed and not read yet.
+        readJournal(node)
+        readSealed(node)
         node.tap.opened(
             connection, isHonest: peers[peer].isHonest, identity: peers[peer].identity)
         let link = links.count

@@ -105,10 +105,12 @@ extension Simulation {
         let slots = suppliers.reduce(0) { $0 + $1.grantedSlots }
         let tasks = 60
         // What a task used is charged when it ends: until then an account may take all slots, and
-        // another gets as many in its turn.
+        // another gets as many in its turn. A byzantine supplier's claims may put an account far
+        // behind, which fades in time.
         let atMost = 3 * slots + 6
         guard isAmple, nodes.count == 1, options.models == 1, !options.fewStreams,
-            !options.prepaid, min(options.accounts, clients.count) > 1, atMost < tasks / 2
+            !options.prepaid, !options.byzantine, min(options.accounts, clients.count) > 1,
+            atMost < tasks / 2
         else { return }
         isCompeting = true
         let sinceUs = nowUs
