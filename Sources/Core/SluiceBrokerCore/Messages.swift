@@ -240,7 +240,7 @@ package struct DispatcherOutput: ~Copyable {
 /// the same turn goes out.
 package enum JournalAction: Sendable {
     /// Append the record, then fill the table slot with it and the record's sequence. Of input at
-    /// most `inputBound` tokens are billed, 0 = no bound.
+    /// most `inputBound` tokens are billed.
     case accepted(slot: TaskIndex, AcceptedRecord, inputBound: UInt32)
     /// Name the chosen supplier in the slot.
     case assigned(slot: TaskIndex, Assignment)

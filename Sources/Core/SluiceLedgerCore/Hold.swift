@@ -11,8 +11,8 @@ package enum Hold {
     /// Input tokens beyond the bytes of the body that an engine's own template may add.
     private static let templateTokens: UInt32 = 1_024
 
-    /// Most input tokens that a prepaid task is billed: what it allows itself, else one for each
-    /// byte of its body and the template's.
+    /// Most input tokens that a task is billed, whatever its supplier claims: what it allows itself,
+    /// else one for each byte of its body and the template's.
     package static func inputBound(maxInputTokens: UInt32, bodyBytes: UInt32) -> UInt32 {
         guard maxInputTokens == 0 else { return maxInputTokens }
         let (sum, overflow) = bodyBytes.addingReportingOverflow(templateTokens)

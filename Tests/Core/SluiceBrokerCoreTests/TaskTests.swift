@@ -342,6 +342,20 @@ import Testing
         #expect(end.usage.inputTokens == 4)
     }
 
+    @Test("input is a token a byte and the template's at most, whatever is claimed")
+    func boundedInput() throws {
+        var rig = Rig()
+        let supplier = rig.supplier()
+        let client = rig.client()
+        rig.submit(client)
+        _ = rig.hear(supplier)
+        rig.tokens(supplier, [1, 2], tokens: 2)
+        rig.end(supplier, usage: Usage(inputTokens: .max, outputTokens: 2, cachedTokens: .max))
+        let end = try #require(rig.hear(client).last?.end)
+        let bound = try #require(rig.accepted.first).bodyBytes + 1_024
+        #expect(end.usage.inputTokens == bound && end.usage.cachedTokens == bound)
+    }
+
     @Test("[K6] an error body carries no tokens")
     func errorBody() throws {
         var rig = Rig()

@@ -1,4 +1,5 @@
 import BasicContainers
+import SluiceLedgerCore
 import SluiceRecordFormat
 import SluiceWire
 
@@ -175,6 +176,8 @@ extension Dispatcher {
         task.budget = submission.budget
         task.isBodyComplete = submission.bodyComplete
         task.terms = submission.terms
+        task.inputBound = Hold.inputBound(
+            maxInputTokens: submission.terms.maxInputTokens, bodyBytes: submission.terms.bodyBytes)
         task.filters = submission.filters
         task.affinityKeys = submission.affinityKeys
         task.trace = submission.trace
@@ -234,7 +237,7 @@ extension Dispatcher {
                 tasks[index].keyPlace, TaskID(instance: instance, counter: taskCounter))
         }
         journalFreeRecords -= 1
-        out.journal.append(.accepted(slot: task, record, inputBound: inputBound(task)))
+        out.journal.append(.accepted(slot: task, record, inputBound: tasks[index].inputBound))
         let model = tasks[index].model
         out.messages.append(
             .accepted(
@@ -247,12 +250,6 @@ extension Dispatcher {
         }
         dispatch(task, to: offer, reason, nowUs: nowUs, out: &out)
         if tasks[index].state == .running { counters.matchedAtOnce += 1 }
-    }
-
-    /// Input that is billed at most; 0 = no bound.
-    mutating func inputBound(_ task: TaskIndex) -> UInt32 {
-        tasks[Int(task)].isPrepaid
-            ? tasks[Int(task)].inputBound : tasks[Int(task)].terms.maxInputTokens
     }
 
     /// The submission ended before its acceptance reached the shard.

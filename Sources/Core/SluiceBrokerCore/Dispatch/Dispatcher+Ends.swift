@@ -110,11 +110,10 @@ extension Dispatcher {
 
     /// What is billed (`Protocol/Money.md`): output never above what was claimed, counted,
     /// forwarded and, for a prepaid task, held for, nor above the embeddings or images that were
-    /// asked for; input only after the first output or a normal
+    /// asked for; input never above the task's bound, and only after the first output or a normal
     /// end.
     private mutating func billedUsage(_ report: TaskReport) -> Usage {
         let index = Int(report.task)
-        let maxInputTokens = inputBound(report.task)
         var output = min(report.deliveredTokens, report.deliveredPayloadBytes)
         if tasks[index].isPrepaid { output = min(output, tasks[index].heldTokens) }
         if tasks[index].terms.operation.countsResults {
@@ -128,7 +127,7 @@ extension Dispatcher {
             input = started.inputTokens
             cached = started.cachedTokens
         }
-        if maxInputTokens != 0 { input = min(input, maxInputTokens) }
+        input = min(input, tasks[index].inputBound)
         if output == 0, report.status != .completed { input = 0 }
         return Usage(
             inputTokens: input, outputTokens: UInt32(min(output, UInt64(UInt32.max))),

@@ -21,9 +21,6 @@ extension Dispatcher {
         let account = tasks[index].accountIndex
         let lease = Int(self.lease(account, nowUs: nowUs))
         tasks[index].isPrepaid = true
-        tasks[index].inputBound = Hold.inputBound(
-            maxInputTokens: tasks[index].terms.maxInputTokens,
-            bodyBytes: tasks[index].terms.bodyBytes)
         let prices = holdPrices(task)
         tasks[index].holdPrices = prices
         guard let (tokens, amount) = firstHold(task, at: prices) else {
