@@ -151,7 +151,7 @@ struct RecordBatch {
 
     /// Writes everything that was taken.
     mutating func apply(
-        to transaction: any StoreTransaction, after cursors: JournalCursors = JournalCursors()
+        to transaction: any StoreTransaction, after cursors: JournalCursors
     ) throws(StoreError) {
         try applyInstances(transaction)
         _ = try transaction.insertNew(refused)

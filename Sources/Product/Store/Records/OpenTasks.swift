@@ -57,7 +57,7 @@ extension Store {
                     in: [signed(open.task.instance), signed(open.task.counter)])
                 if !known.isEmpty { batch.add(ended.record) }
             }
-            try batch.apply(to: transaction)
+            try batch.apply(to: transaction, after: JournalCursors())
             return batch.counts
         }
     }
